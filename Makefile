@@ -1,0 +1,41 @@
+# make demo    train, fit, evaluate on bundled photographs, about 8 minutes on 2 CPU cores
+# make test    the default test suite
+# make check   what CI runs of lint and types
+VENV ?= .venv
+PYTHON ?= python3
+DEMO_DIR ?= runs/demo
+DEMO_FLAGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow check bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m vpvae_jax.main --config=configs/photos.py --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.perturb
+
+# constraints.txt holds the versions that were tested together.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,50 @@
+"""Installation; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vpvae_jax" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="vpvae-jax",
+    version=VERSION,
+    description="VP-VAE in JAX: discrete tokens without a codebook in training",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["vpvae_jax", "vpvae_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record>=0.8",
+        "chex>=0.1.92",
+        "dm-pix>=0.4.5",
+        "flax>=0.12",
+        "grain>=0.2.18",
+        "importlib_resources",  # tensorflow-datasets needs it and does not ask for it
+        "jax>=0.10",
+        "jaxlib>=0.10",
+        "matplotlib",
+        "ml-collections>=1.1",
+        "numpy>=2",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "scikit-image>=0.26",  # its wheel carries the photographs of the demo
+        "scipy>=1.15",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest>=8"],
+        "dev": ["pytest>=8", "ruff>=0.12", "mypy>=1.16", "pre-commit"],
+        "benchmark": ["torch>=2.6"],
+        "cuda": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Turning latents into codes, after training."""

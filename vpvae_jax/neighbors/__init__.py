@@ -1,0 +1,79 @@
+"""Exact nearest neighbours: the only hot kernel of the sampler, one function for every backend.
+
+`tree` (a k-d tree on the host) serves CPUs, `brute_force` (tiled XLA) every other platform. Which of the
+two runs is settled when the program is lowered for its platform, so a caller never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from vpvae_jax.neighbors import brute_force, tree
+
+
+def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[int]) -> jax.Array:
+    """Euclidean distance from each query to its m-th nearest sample, for every m in `ranks`.
+
+    A sample equal to the query counts as a neighbour at distance 0. No gradient flows through the search.
+
+    Args:
+        samples: `(num_samples, d)` finite points, any float dtype; computed in float32 or better.
+        queries: `(num_queries, d)` points. A query that is not finite gets NaN.
+        ranks: neighbour ranks, 1 for the nearest; static.
+
+    Returns:
+        `(num_queries, len(ranks))` float32 distances, columns in the order of `ranks`.
+
+    Raises:
+        ValueError: shapes that do not match, or a rank outside 1..num_samples.
+
+    Source: D_m(z|S) of arXiv 2602.17133, section 3.
+    """
+    ranks = tuple(int(rank) for rank in ranks)
+    samples, queries = _prepare(samples, queries)
+    for rank in ranks:
+        if not 1 <= rank <= samples.shape[0]:
+            raise ValueError(
+                f"neighbour rank {rank} does not exist among {samples.shape[0]} samples: "
+                f"use ranks 1..{samples.shape[0]}"
+            )
+    return jax.lax.platform_dependent(
+        samples,
+        queries,
+        cpu=lambda s, q: tree.neighbor_distances(s, q, ranks),
+        default=lambda s, q: brute_force.neighbor_distances(s, q, ranks),
+    )
+
+
+def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Index of and Euclidean distance to the nearest sample of each query.
+
+    Args:
+        samples: `(num_samples, d)` finite points.
+        queries: `(num_queries, d)` points. A query that is not finite gets index 0 and distance NaN.
+
+    Returns:
+        indices: `(num_queries,)` int32.
+        distances: `(num_queries,)` float32.
+
+    Raises:
+        ValueError: shapes that do not match.
+    """
+    samples, queries = _prepare(samples, queries)
+    return jax.lax.platform_dependent(samples, queries, cpu=tree.nearest, default=brute_force.nearest)
+
+
+def _prepare(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
+    samples, queries = jnp.asarray(samples), jnp.asarray(queries)
+    if samples.ndim != 2 or queries.ndim != 2 or samples.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"samples {samples.shape} and queries {queries.shape} do not match: "
+            f"expected (num_samples, d) and (num_queries, d)"
+        )
+    if samples.shape[0] == 0:
+        raise ValueError("there are no samples to search: pass at least one")
+    float32 = (jax.lax.stop_gradient(array).astype(jnp.float32) for array in (samples, queries))
+    return tuple(float32)  # type: ignore[return-value]

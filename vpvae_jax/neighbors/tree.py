@@ -1,0 +1,55 @@
+"""Nearest neighbours with scipy's k-d tree on the host: the CPU backend."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial import cKDTree
+
+
+def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int, ...]) -> jax.Array:
+    """See `vpvae_jax.neighbors.neighbor_distances`; distances are computed in float64 and rounded once."""
+
+    def on_host(samples, queries):
+        distances, _ = _query(np.asarray(samples), np.asarray(queries), list(ranks))
+        return distances.astype(np.float32)
+
+    shape = jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32)
+    return jax.pure_callback(on_host, shape, samples, queries, vmap_method="sequential")
+
+
+def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """See `vpvae_jax.neighbors.nearest`."""
+
+    def on_host(samples, queries):
+        distances, indices = _query(np.asarray(samples), np.asarray(queries), [1])
+        return indices[:, 0].astype(np.int32), distances[:, 0].astype(np.float32)
+
+    num = queries.shape[0]
+    shapes = (jax.ShapeDtypeStruct((num,), jnp.int32), jax.ShapeDtypeStruct((num,), jnp.float32))
+    return jax.pure_callback(on_host, shapes, samples, queries, vmap_method="sequential")
+
+
+def _query(samples: np.ndarray, queries: np.ndarray, ranks: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Query the tree; rows that are not finite come back as NaN and index 0 instead of an exception inside XLA."""
+    distances = np.full((len(queries), len(ranks)), np.nan)
+    indices = np.zeros((len(queries), len(ranks)), np.int64)
+    finite = np.isfinite(queries).all(axis=1)
+    if np.isfinite(samples).all() and finite.any():
+        # The build for the last samples is kept: both searches of a Metropolis-Hastings step share it.
+        distances[finite], indices[finite] = _tree_of(samples).query(queries[finite], k=ranks, workers=-1)
+    return distances, indices
+
+
+_last_tree: tuple[np.ndarray, cKDTree] | None = None
+
+
+def _tree_of(samples: np.ndarray) -> cKDTree:
+    """The tree of `samples`, kept for as long as the same values are asked for (compared exactly)."""
+    global _last_tree
+    last = _last_tree  # one read: another thread may replace it meanwhile
+    if last is None or not np.array_equal(last[0], samples):
+        last = (samples.copy(), cKDTree(samples))
+        _last_tree = last
+    return last[1]

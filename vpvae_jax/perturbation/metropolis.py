@@ -1,0 +1,195 @@
+"""Perturb latents as a quantizer would, by one Metropolis-Hastings step that stays inside their distribution.
+
+The target density at z is estimated from the distance to its k-th nearest neighbour in a memory of recent latents,
+`pi(z) ~ 1 / D_k(z)^d`; a move is as long as the cell of a codebook of size K is wide, `R(z) = eta * D_M(z)` with
+`M = |S| / K`. The functions for one latent (`propose`, `log_acceptance_ratio`) are vmapped by `metropolis_step`.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vpvae_jax.neighbors import neighbor_distances
+
+_MAX_RELIABLE_DIM = 16  # beyond it neighbour distances concentrate and the density estimate says little
+_MIN_ACCEPT_U = 1e-6  # the authors' floor for the uniform draw, so that its logarithm stays finite
+
+
+class Draws(NamedTuple):
+    """The randomness of one step for n latents, kept apart so that reference numbers can be reproduced."""
+
+    direction: jax.Array  # (n, d) from N(0, I), normalised by `propose`
+    rho: jax.Array  # (n,) from U[0, 1), the radial draw
+    accept_u: jax.Array  # (n,) from U[0, 1), the acceptance draw
+
+
+class StepInfo(NamedTuple):
+    """What a step did, per latent; all float32 but `accepted`."""
+
+    acceptance_rate: jax.Array  # () share of accepted moves
+    accepted: jax.Array  # (n,) bool
+    radius: jax.Array  # (n,) R(z) = eta * D_M(z)
+    proposal: jax.Array  # (n, d) z', whether or not accepted
+    proposal_radius: jax.Array  # (n,) R(z')
+    density_distance: jax.Array  # (n,) D_k(z)
+    proposal_density_distance: jax.Array  # (n,) D_k(z')
+    log_acceptance_ratio: jax.Array  # (n,) not capped at 0; NaN where a distance is 0
+
+
+def propose(z: jax.Array, radius: jax.Array, direction: jax.Array, rho: jax.Array) -> jax.Array:
+    """A point uniform in the ball around z: `z' = z + radius * rho^(1/d) * direction / |direction|`.
+
+    Args:
+        z: `(d,)` latent.
+        radius: `()` radius of the ball, in units of the latent space.
+        direction: `(d,)` draw from N(0, I).
+        rho: `()` draw from U[0, 1).
+
+    Source: arXiv 2602.17133, section 3 (proposal).
+    """
+    length = radius * rho ** (1.0 / z.shape[-1])
+    return z + length * direction / jnp.linalg.norm(direction)
+
+
+def log_acceptance_ratio(
+    density_distance: jax.Array,
+    radius: jax.Array,
+    proposal_density_distance: jax.Array,
+    proposal_radius: jax.Array,
+    dim: int,
+) -> jax.Array:
+    """Logarithm of target ratio times proposal ratio, not capped at 0.
+
+    `d * (log D_k(z) + log R(z) - log D_k(z') - log R(z'))`: the target is `1 / D_k^d`, the proposal density
+    `1 / R^d`. The factor eta in both radii cancels.
+
+    Args:
+        density_distance: `()` D_k(z).
+        radius: `()` R(z), or D_M(z).
+        proposal_density_distance: `()` D_k(z').
+        proposal_radius: `()` R(z'), or D_M(z').
+        dim: latent dimension d.
+
+    Source: arXiv 2602.17133, section 3 (acceptance).
+    """
+    forward = jnp.log(density_distance) + jnp.log(radius)
+    reverse = jnp.log(proposal_density_distance) + jnp.log(proposal_radius)
+    return dim * (forward - reverse)
+
+
+def metropolis_step(
+    samples: jax.Array, z: jax.Array, draws: Draws, *, k_radius: int, k_density: int, eta: float | jax.Array
+) -> tuple[jax.Array, StepInfo]:
+    """The step of `perturb` with its randomness as an argument.
+
+    A move is accepted if `log u < log_acceptance_ratio` and z lies in the ball around z' that a reverse move
+    would start from, `|z' - z| < R(z')`. Where distances are 0 (repeated latents) the ratio is NaN: the latent stays.
+
+    Args:
+        samples: `(num_samples, d)` memory.
+        z: `(n, d)` latents.
+        draws: see `Draws`.
+        k_radius: M, rank of the neighbour that sets the radius.
+        k_density: k, rank of the neighbour that sets the density.
+        eta: scale of the radius, dimensionless.
+
+    Returns:
+        z_tilde: `(n, d)` float32 with `d z_tilde / d z = I`.
+        info: see `StepInfo`.
+    """
+    z = z.astype(jnp.float32)
+    start = jax.lax.stop_gradient(z)
+    ranks = (k_density, k_radius)
+    d_k, d_m = neighbor_distances(samples, start, ranks).T
+    proposal = jax.vmap(propose)(start, eta * d_m, draws.direction, draws.rho)
+    d_k_new, d_m_new = neighbor_distances(samples, proposal, ranks).T
+
+    log_ratio = log_acceptance_ratio(d_k, d_m, d_k_new, d_m_new, z.shape[-1])
+    is_reversible = jnp.linalg.norm(proposal - start, axis=-1) < eta * d_m_new
+    accepted = (jnp.log(jnp.maximum(draws.accept_u, _MIN_ACCEPT_U)) < log_ratio) & is_reversible
+
+    z_tilde = z + jnp.where(accepted[:, None], proposal - start, 0.0)
+    return z_tilde, StepInfo(
+        acceptance_rate=accepted.mean(),
+        accepted=accepted,
+        radius=eta * d_m,
+        proposal=proposal,
+        proposal_radius=eta * d_m_new,
+        density_distance=d_k,
+        proposal_density_distance=d_k_new,
+        log_acceptance_ratio=log_ratio,
+    )
+
+
+def perturb(
+    key: jax.Array,
+    samples: jax.Array,
+    z: jax.Array,
+    *,
+    k_radius: int,
+    k_density: int = 8,
+    eta: float | jax.Array = 1.0,
+) -> tuple[jax.Array, StepInfo]:
+    """Move each latent by one Metropolis-Hastings step that leaves the distribution of `samples` invariant.
+
+    The move is a constant to the gradient: `d z_tilde / d z = I`.
+
+    Args:
+        key: random key.
+        samples: `(num_samples, d)` recent latents, the `samples` of a `Memory`.
+        z: `(n, d)` latents; computed in float32.
+        k_radius: M = ceil(num_samples / K), the rank whose distance is the radius of the move.
+        k_density: k, the rank whose distance gives the density.
+        eta: scale of the radius, dimensionless, positive.
+
+    Returns:
+        z_tilde: `(n, d)` float32.
+        info: `StepInfo`; `info.acceptance_rate` is about 0.6 where memory and latents share a distribution.
+
+    Raises:
+        ValueError: eta <= 0, a rank above the number of samples, or shapes that do not match.
+
+    Avoid when: d is above 16 (warned), where distances concentrate; or the latents are far from the memory.
+
+    Source: arXiv 2602.17133, section 3.
+    """
+    check_perturbation(num_samples=samples.shape[0], dim=z.shape[-1], k_radius=k_radius, k_density=k_density, eta=eta)
+    if z.ndim != 2:
+        raise ValueError(f"z has shape {z.shape}, expected (n, d): reshape it with z.reshape(-1, {z.shape[-1]})")
+    return _perturb(key, samples, z, eta, k_radius=k_radius, k_density=k_density)
+
+
+@functools.partial(jax.jit, static_argnames=("k_radius", "k_density"))
+def _perturb(key, samples, z, eta, *, k_radius, k_density):
+    direction_key, rho_key, accept_key = jax.random.split(key, 3)
+    draws = Draws(
+        direction=jax.random.normal(direction_key, z.shape, jnp.float32),
+        rho=jax.random.uniform(rho_key, z.shape[:1], jnp.float32),
+        accept_u=jax.random.uniform(accept_key, z.shape[:1], jnp.float32),
+    )
+    return metropolis_step(samples, z, draws, k_radius=k_radius, k_density=k_density, eta=eta)
+
+
+def check_perturbation(*, num_samples: int, dim: int, k_radius: int, k_density: int, eta: float | jax.Array) -> None:
+    """Raise ValueError for settings that cannot work, warn of a latent dimension that is too high."""
+    for name, rank in (("k_radius", k_radius), ("k_density", k_density)):
+        if not 1 <= rank <= num_samples:
+            raise ValueError(
+                f"memory holds {num_samples} latents but {name}={rank}: "
+                f"choose {name} in 1..{num_samples} or raise the capacity"
+            )
+    if not isinstance(eta, jax.Array) and not 0 < eta < float("inf"):
+        raise ValueError(
+            f"eta={eta} but the radius of a move must be positive and finite: use eta > 0, the default is 1.0"
+        )
+    if dim > _MAX_RELIABLE_DIM:
+        warnings.warn(
+            f"latent dimension {dim} is above {_MAX_RELIABLE_DIM}: neighbour distances say little about density there; "
+            f"project to fewer dimensions",
+            stacklevel=3,
+        )
