@@ -1,0 +1,81 @@
+"""VP-VAE on the photographs of the scikit-image wheel: small enough for a laptop without a GPU.
+
+python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "tfds"  # tfds | folder
+    data.name = "photos"  # tfds: data set name, or path of a prepared version directory
+    data.path = ""  # folder: searched recursively for jpg, png and webp
+    data.data_dir = config_dict.placeholder(str)  # tfds: default ~/tensorflow_datasets
+    data.train_split = "train"
+    data.resize = 0  # pixels, short side before cropping; 0 leaves images as they are
+    data.crop = 32  # pixels, side of a random training crop
+    data.eval_crop = 256  # pixels, side of the central crop that is evaluated
+    data.flip = True
+    data.num_threads = 2
+    data.cache_mib = 512  # MiB of decoded images kept in memory
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "vqgan"
+    model.channels = 24
+    model.channel_multipliers = (1, 2, 2)  # f = 4
+    model.num_res_blocks = 1
+    model.attention_levels = ()
+    model.middle_attention = False  # trained on 8 x 8 tokens, used on 64 x 64
+    model.norm = "layer"  # group (as published) | layer (indifferent to the size of the crop)
+    model.z_channels = 16
+    model.dtype = "float32"  # float32 | bfloat16; parameters and quantizer stay float32
+
+    config.quantizer = quantizer = ml_collections.ConfigDict()
+    quantizer.name = "vp"
+    quantizer.codebook_size = 256  # K
+    quantizer.latent_dim = 3  # d, paper's value for K = 256
+    quantizer.eta = 1.0  # scale of the perturbation, authors' code
+    quantizer.k_density = 8  # authors' code
+    quantizer.k_radius = config_dict.placeholder(int)  # default 16 d, authors' code
+    quantizer.capacity = config_dict.placeholder(int)  # default K * k_radius, authors' code
+    quantizer.push_fraction = 0.01  # share of a batch's tokens that enters the memory, paper
+    quantizer.mean_weight = 0.1  # l1 of L_norm, authors' code
+    quantizer.variance_weight = 0.07  # l2 of L_norm, authors' code
+
+    config.codebook = codebook = ml_collections.ConfigDict()
+    codebook.source = "data"  # data: encode the training set; memory: the latents in the memory
+    codebook.max_latents = 131_072
+    codebook.max_iterations = 100  # Lloyd
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.l1_weight = 1.0
+
+    config.train = train = ml_collections.ConfigDict()
+    train.num_steps = 1000
+    train.batch_size = 32
+    train.learning_rate = 2e-3
+    train.final_learning_rate = 1e-4  # end of the cosine
+    train.schedule = "cosine"  # constant | cosine, after the warm-up
+    train.warmup_steps = 50
+    train.adam_b1 = 0.9
+    train.adam_b2 = 0.95
+    train.clip_norm = 1.0  # global norm of the gradient; 0 for none
+    train.ema_decay = 0.0  # 0 for off
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every = 100  # steps
+    checkpoint.keep = 2  # latest checkpoints that are kept
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.splits = ("validation", "test")
+    evaluation.batch_size = 1
+    evaluation.num_pictures = 6  # columns of reconstructions.png
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every = 10  # steps
+    return config

@@ -1,0 +1,206 @@
+"""From a config to the objects it names: data, quantizer, network, optimizer.
+
+Wrong values end here, before anything compiles.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from vpvae_jax.data.pipeline import check_sizes
+from vpvae_jax.data.sources import Record, folder_source, tfds_source
+from vpvae_jax.errors import ConfigError
+from vpvae_jax.models.autoencoder import Autoencoder
+from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
+from vpvae_jax.quantizers import QUANTIZERS, Quantizer
+
+_POSITIVE = (
+    "train.num_steps",
+    "train.batch_size",
+    "train.learning_rate",
+    "data.crop",
+    "data.eval_crop",
+    "data.num_threads",
+    "model.channels",
+    "model.num_res_blocks",
+    "model.z_channels",
+    "codebook.max_latents",
+    "codebook.max_iterations",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "eval.batch_size",
+    "log.every",
+)
+_NOT_NEGATIVE = (
+    "seed",
+    "data.resize",
+    "data.cache_mib",
+    "train.warmup_steps",
+    "train.clip_norm",
+    "train.final_learning_rate",
+    "loss.l1_weight",
+    "eval.num_pictures",
+)
+_CHOICES = {
+    "quantizer.name": tuple(QUANTIZERS),
+    "model.name": ("vqgan",),
+    "model.norm": ("group", "layer"),
+    "model.dtype": ("float32", "bfloat16"),
+    "train.schedule": ("constant", "cosine"),
+    "data.source": ("tfds", "folder"),
+    "codebook.source": ("data", "memory"),
+}
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raise ConfigError for a value that cannot work; the quantizer checks its own."""
+    flat = flatten(config)
+    for key in _POSITIVE:
+        if not flat[key] > 0:
+            raise ConfigError(f"{key}={flat[key]}: expected a positive number (--config.{key}=...)")
+    for key in _NOT_NEGATIVE:
+        if not flat[key] >= 0:
+            raise ConfigError(f"{key}={flat[key]}: expected 0 or more (--config.{key}=...)")
+    for key, choices in _CHOICES.items():
+        if flat[key] not in choices:
+            raise ConfigError(f"{key}={flat[key]!r}: expected one of {', '.join(choices)}")
+    if not 0 <= config.train.ema_decay < 1:
+        raise ConfigError(
+            f"train.ema_decay={config.train.ema_decay}: expected 0 (off) or a decay below 1, such as 0.999"
+        )
+    if not all(0 <= beta < 1 for beta in (config.train.adam_b1, config.train.adam_b2)):
+        raise ConfigError(
+            f"train.adam_b1={config.train.adam_b1}, adam_b2={config.train.adam_b2}: expected decays in [0, 1)"
+        )
+    if not all(isinstance(m, int) and m > 0 for m in config.model.channel_multipliers):
+        raise ConfigError(
+            f"model.channel_multipliers={config.model.channel_multipliers}: expected positive whole numbers"
+        )
+    stride = downsampling(config)
+    for key in ("data.crop", "data.eval_crop"):
+        if flat[key] % stride:
+            raise ConfigError(f"{key}={flat[key]}: expected a multiple of the network's stride {stride}")
+    if config.data.resize and config.data.resize < max(config.data.crop, config.data.eval_crop):
+        raise ConfigError(
+            f"data.resize={config.data.resize} makes images smaller than the crops {config.data.crop} and "
+            f"{config.data.eval_crop}: raise it, lower the crops, or set it to 0 to leave images as they are"
+        )
+    if config.codebook.max_latents < config.quantizer.codebook_size:
+        raise ConfigError(
+            f"codebook.max_latents={config.codebook.max_latents} latents cannot make a codebook of "
+            f"{config.quantizer.codebook_size} codes: raise it"
+        )
+    capacity = config.quantizer.get("capacity")
+    if config.codebook.source == "memory" and capacity is not None and capacity < config.quantizer.codebook_size:
+        raise ConfigError(
+            f"quantizer.capacity={capacity} latents in the memory cannot make a codebook of "
+            f"{config.quantizer.codebook_size} codes: raise it, or set codebook.source to data"
+        )
+    if not isinstance(config.eval.splits, tuple | list) or not all(isinstance(s, str) for s in config.eval.splits):
+        raise ConfigError(f"eval.splits={config.eval.splits!r}: expected names, such as ('validation', 'test')")
+    if config.train.batch_size % jax.local_device_count():
+        raise ConfigError(
+            f"train.batch_size={config.train.batch_size} does not divide over {jax.local_device_count()} devices: "
+            f"choose a multiple"
+        )
+
+
+def flatten(config: ml_collections.ConfigDict | dict) -> dict[str, Any]:
+    """`{"a.b": value}` for a nested config; tuples as lists, as JSON reads them back."""
+    leaves: dict[str, Any] = {}
+    for key, value in (config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config).items():
+        if isinstance(value, dict):
+            leaves |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            leaves[key] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def downsampling(config: ml_collections.ConfigDict) -> int:
+    """f: pixels of a side that become one token."""
+    return 2 ** (len(config.model.channel_multipliers) - 1)
+
+
+def build_quantizer(config: ml_collections.ConfigDict) -> Quantizer:
+    """The quantizer that `config.quantizer` names, made with its other keys."""
+    settings = config.quantizer.to_dict()
+    name = settings.pop("name")
+    try:
+        return QUANTIZERS[name](**settings, kmeans_iterations=config.codebook.max_iterations)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"quantizer: {error}") from error
+
+
+def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Autoencoder:
+    """Encoder, bottleneck as wide as the quantizer asks, decoder."""
+    shared = {
+        "channels": config.model.channels,
+        "channel_multipliers": tuple(config.model.channel_multipliers),
+        "num_res_blocks": config.model.num_res_blocks,
+        "attention_levels": tuple(config.model.attention_levels),
+        "middle_attention": config.model.middle_attention,
+        "norm": config.model.norm,
+        "dtype": jnp.dtype(config.model.dtype),
+    }
+    return Autoencoder(
+        encoder=VQGANEncoder(z_channels=config.model.z_channels, **shared),
+        decoder=VQGANDecoder(**shared),
+        feature_dim=config.model.z_channels,
+        input_dim=quantizer.input_dim,
+    )
+
+
+def build_source(config: ml_collections.ConfigDict, split: str) -> Sequence[Record]:
+    """The encoded images of a split."""
+    data = config.data
+    return folder_source(data.path, split) if data.source == "folder" else tfds_source(data.name, split, data.data_dir)
+
+
+def check_data(config: ml_collections.ConfigDict) -> None:
+    """Raise DataError for what would else be found hours later: a missing split, images smaller than a crop."""
+    splits = {config.data.train_split: config.data.crop} | dict.fromkeys(config.eval.splits, config.data.eval_crop)
+    for split, crop in splits.items():
+        source = build_source(config, split)
+        if not config.data.resize:
+            check_sizes(source, crop=crop)
+
+
+def dataset_name(config: ml_collections.ConfigDict) -> str:
+    """What evaluations of the data are called: `photos`, `coco_2017`, or the folder's name."""
+    data = config.data
+    if data.source == "folder":
+        return pathlib.Path(data.path).expanduser().absolute().name
+    return data.name.strip("/").replace("/", "_")
+
+
+def build_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Learning rate by step: linear warm-up, then constant or a cosine to the final rate."""
+    train = config.train
+    if train.warmup_steps >= train.num_steps:
+        raise ConfigError(
+            f"train.warmup_steps={train.warmup_steps} of {train.num_steps} steps: expected fewer than all"
+        )
+    if train.schedule == "cosine":
+        rest = optax.cosine_decay_schedule(
+            train.learning_rate, train.num_steps - train.warmup_steps, train.final_learning_rate / train.learning_rate
+        )
+    else:
+        rest = optax.constant_schedule(train.learning_rate)
+    if not train.warmup_steps:
+        return rest
+    warmup = optax.linear_schedule(train.learning_rate / train.warmup_steps, train.learning_rate, train.warmup_steps)
+    return optax.join_schedules([warmup, rest], [train.warmup_steps])
+
+
+def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam behind clipping by the global norm (0 for none)."""
+    adam = optax.adam(build_schedule(config), b1=config.train.adam_b1, b2=config.train.adam_b2)
+    return optax.chain(optax.clip_by_global_norm(config.train.clip_norm or math.inf), adam)

@@ -1,0 +1,1 @@
+"""One evaluator and one report for every method."""

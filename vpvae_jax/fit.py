@@ -1,0 +1,88 @@
+"""Make the codebook of a trained work directory, explicitly and after training."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tqdm
+
+from vpvae_jax import build, pixels
+from vpvae_jax import workdir as layout
+from vpvae_jax.data import pipeline
+from vpvae_jax.errors import ConfigError
+from vpvae_jax.tokenizer import Tokenizer
+from vpvae_jax.training.checkpoint import Checkpoints
+from vpvae_jax.training.loop import new_state
+
+_MEBIBYTE = 2**20
+_FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
+
+
+def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Tokenizer:
+    """Fit the codebook to the newest checkpoint and save the tokenizer to `workdir/tokenizer`.
+
+    Raises:
+        UserError: no checkpoint, no data, or fewer latents than codes.
+    """
+    quantizer = build.build_quantizer(config)
+    network = build.build_network(config, quantizer)
+    with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(lambda: new_state(config)))
+    params = state.params if state.ema_params is None else state.ema_params
+
+    if config.codebook.source == "memory":
+        latents = state.quantizer_state.samples
+    else:
+
+        @jax.jit
+        def encode(images):
+            return network.apply({"params": params["network"]}, pixels.to_signal(images), method="encode")
+
+        latents = _encode_training_set(encode, config)
+    key = jax.random.fold_in(jax.random.key(config.seed), _FIT_SALT)
+    try:
+        codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    tokenizer = Tokenizer(config, params["network"], codebook, int(state.step))
+    tokenizer.save(workdir / layout.TOKENIZER)
+    return tokenizer
+
+
+def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array:
+    """At most `codebook.max_latents` latents, as many from each image of the training set.
+
+    A set so small that one crop an image would not give as many is gone through several times, with other crops.
+    """
+    source = build.build_source(config, config.data.train_split)
+    tokens_per_crop = (config.data.crop // build.downsampling(config)) ** 2
+    max_latents = config.codebook.max_latents
+    num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
+    tokens_kept = max(1, min(tokens_per_crop, max_latents // num_crops))
+    batches = pipeline.train_batches(
+        source,
+        batch_size=config.train.batch_size,
+        crop=config.data.crop,
+        resize=config.data.resize,
+        flip=config.data.flip,
+        seed=config.seed + _FIT_SALT,
+        num_threads=config.data.num_threads,
+        cache_bytes=config.data.cache_mib * _MEBIBYTE,
+    )
+    rng = np.random.default_rng((config.seed, _FIT_SALT))
+    latents, num_latents = [], 0
+    bar = tqdm.tqdm(total=min(max_latents, num_crops * tokens_kept), unit="latent", unit_scale=True, desc="encoding")
+    while num_latents < bar.total:
+        z = np.asarray(encode(next(batches)))
+        z = z.reshape(len(z), tokens_per_crop, -1)
+        chosen = rng.permuted(np.tile(np.arange(tokens_per_crop), (len(z), 1)), axis=1)[:, :tokens_kept]
+        latents.append(np.take_along_axis(z, chosen[:, :, None], axis=1).reshape(-1, z.shape[-1]))
+        num_latents += len(latents[-1])
+        bar.update(min(len(latents[-1]), bar.total - bar.n))
+    bar.close()
+    return jnp.asarray(np.concatenate(latents)[: bar.total])

@@ -1,0 +1,130 @@
+"""The command line: train | fit_codebook | evaluate | report.
+
+python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vpvae_jax.xla_flags import set_cpu_flags
+
+MODES = ("train", "fit_codebook", "evaluate", "report")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Python file with get_config(), configs/photos.py[:argument]; later modes default to the work directory's.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, figures, tokenizer, evaluations.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    MODES,
+    "train runs through to the codebook, the evaluation and the report; the others do their part alone.",
+)
+
+
+def run(config, workdir: pathlib.Path, mode: str) -> None:
+    """Do one mode in a work directory.
+
+    Args:
+        config: a ConfigDict, or None for the one that the work directory was trained with (not for `train`).
+        workdir: made by `train` if need be.
+        mode: one of `MODES`.
+
+    Raises:
+        UserError: what a user can mend.
+    """
+    from vpvae_jax import build
+    from vpvae_jax import workdir as layout
+    from vpvae_jax.errors import ConfigError
+    from vpvae_jax.evaluation import report
+    from vpvae_jax.fit import fit_codebook
+    from vpvae_jax.training.loop import train
+
+    if config is None and mode == "train":
+        raise ConfigError("no config: expected --config=configs/photos.py or another file with get_config()")
+    if config is None:
+        config = layout.read_config(workdir)
+    build.check_config(config)
+    build.build_quantizer(config)
+    build.build_schedule(config)
+    if mode != "train" or (workdir / layout.CONFIG).exists():
+        layout.check_same_config(config, workdir, for_training=mode == "train")
+    if mode == "train":
+        build.check_data(config)
+        workdir.mkdir(parents=True, exist_ok=True)
+        layout.write_json(workdir / layout.CONFIG, config.to_dict())
+        train(config, workdir)
+    if mode in ("train", "fit_codebook"):
+        fit_codebook(config, workdir)
+    if mode in ("train", "evaluate"):
+        _evaluate(config, workdir)
+    if mode in ("train", "report"):
+        pictures = report.write_report(workdir)
+        print(f"\n{report.table(report.read_results(workdir))}\n")
+        for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
+            print(path)
+
+
+def _evaluate(config, workdir: pathlib.Path) -> None:
+    from vpvae_jax import build
+    from vpvae_jax import workdir as layout
+    from vpvae_jax.evaluation.evaluate import evaluate, write_results
+    from vpvae_jax.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
+    for split in config.eval.splits:
+        name = f"{build.dataset_name(config)}-{split}"
+        results, counts, pictures = evaluate(
+            tokenizer,
+            build.build_source(config, split),
+            name=name,
+            crop=config.data.eval_crop,
+            resize=config.data.resize,
+            batch_size=config.eval.batch_size,
+            num_pictures=config.eval.num_pictures,
+        )
+        print(write_results(workdir, name, results | {"config": config.to_dict()}, counts, pictures))
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; a mistake ends with one line and exit code 1."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}: settings are given as --config.KEY=VALUE")
+    if not _WORKDIR.value:
+        _fail("no work directory: expected --workdir=DIR")
+    return rest
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    set_cpu_flags()
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
+    from vpvae_jax.errors import UserError
+
+    try:
+        run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _MODE.value)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=_parse_flags)

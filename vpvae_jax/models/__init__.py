@@ -1,0 +1,1 @@
+"""Flax networks around the bottleneck."""

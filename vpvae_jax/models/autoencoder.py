@@ -1,0 +1,40 @@
+"""Encoder, linear bottleneck, decoder: the network every quantizer is trained in."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder joined by a `latent_dim` wide bottleneck, the place where a quantizer acts.
+
+    Attributes:
+        encoder: signal to features `(n, ..., c)`.
+        decoder: features to signal.
+        feature_dim: c, the width that the decoder is fed.
+        input_dim: width of the latents, `Quantizer.input_dim`.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    feature_dim: int
+    input_dim: int
+
+    def setup(self):
+        # float32 whatever the network runs in: quantizer arithmetic must not lose bits.
+        self.down = nn.Dense(self.input_dim, dtype=jnp.float32)
+        self.up = nn.Dense(self.feature_dim, dtype=jnp.float32)
+
+    def encode(self, signal: jax.Array) -> jax.Array:
+        """Latents `(n, ..., input_dim)` float32 of a signal, images `(n, height, width, channels)` in [-1, 1]."""
+        return self.down(self.encoder(signal))
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """The float32 signal of latents `(n, ..., latent_dim)`."""
+        return self.decoder(self.up(z)).astype(jnp.float32)
+
+    def __call__(self, signal: jax.Array) -> jax.Array:
+        """Reconstruction without any quantizer; also initialises all parameters."""
+        return self.decode(self.encode(signal))

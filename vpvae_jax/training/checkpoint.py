@@ -1,0 +1,113 @@
+"""Orbax checkpoints of the train state and of the data iterator, atomic and asynchronous."""
+
+from __future__ import annotations
+
+import pathlib
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from vpvae_jax.errors import CheckpointError
+from vpvae_jax.training.state import TrainState
+
+_STATE, _DATA = "state", "data"
+
+
+class Checkpoints:
+    """The checkpoints of one run, a directory a step. Use as a context manager: leaving it waits for the last save.
+
+    Args:
+        directory: where they lie; made if need be.
+        keep: number of latest checkpoints kept.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int = 2):
+        self._directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.LatestN(keep), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        if error_type is None:
+            self.wait()
+        try:
+            self._manager.close()
+        except Exception:
+            if error_type is None:  # otherwise the error that is under way is the one to report
+                raise
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None without one."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
+        """Start saving; returns once the arrays are copied. An error of the save before is raised here."""
+        step = int(state.step)
+        items = ocp.args.Composite(
+            **{_STATE: ocp.args.StandardSave(state._asdict()), _DATA: grain.checkpoint.CheckpointSave(iterator)}
+        )
+        try:
+            self._manager.save(step, args=items)
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def restore(self, like: TrainState, iterator: grain.DatasetIterator | None = None) -> TrainState:
+        """The newest state; an iterator, if given, is moved to where it was.
+
+        Args:
+            like: a state, or its `ShapeDtypeStruct`s with shardings, of the same structure.
+            iterator: of the same data set.
+
+        Raises:
+            CheckpointError: no checkpoint, or one that cannot be read.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise CheckpointError(f"{self._directory} holds no checkpoint: train first (--mode=train)")
+        items = {_STATE: ocp.args.StandardRestore(like._asdict())}
+        if iterator is not None:
+            items[_DATA] = grain.checkpoint.CheckpointRestore(iterator)
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint {self._directory / str(step)} cannot be read ({_first_line(error)}): "
+                f"delete it to go on from the one before"
+            ) from error
+        state = TrainState(**restored[_STATE])
+        jax.tree.map(_check_dtype, like, state)
+        return state
+
+    def _write_error(self, error: Exception) -> CheckpointError:
+        kept = self.latest_step()
+        good = "no checkpoint was written yet" if kept is None else f"the checkpoint of step {kept} is intact"
+        return CheckpointError(
+            f"a checkpoint could not be written to {self._directory} ({_first_line(error)}): {good}; "
+            f"mend the cause (disk full?) and run the same command again"
+        )
+
+
+def _check_dtype(expected, restored) -> None:
+    if expected.dtype != restored.dtype or expected.shape != restored.shape:
+        raise CheckpointError(
+            f"the checkpoint holds {restored.dtype}{restored.shape}, expected {expected.dtype}{expected.shape}: "
+            f"it was written by another version; train in a new --workdir"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""Figures of a run as JSON lines and as TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import tensorboardX
+
+from vpvae_jax import workdir as layout
+
+
+class MetricLog:
+    """Appends to `metrics.jsonl` and TensorBoard; a resumed run first drops the lines that it will write again.
+
+    Args:
+        workdir: the work directory.
+        start_step: number of updates already done.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start_step: int):
+        path = workdir / layout.METRICS
+        kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115, closed by close()
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / layout.TENSORBOARD), purge_step=start_step + 1 if start_step else None
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Log the figures of the updates up to and including the step-th."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
+    """Lines of `metrics.jsonl`; a last line cut short by a kill is left out."""
+    path = workdir / layout.METRICS
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines

@@ -1,0 +1,64 @@
+"""One update: encode, perturb, decode, differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vpvae_jax import losses, pixels
+from vpvae_jax.models.autoencoder import Autoencoder
+from vpvae_jax.quantizers import Quantizer
+from vpvae_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    *,
+    network: Autoencoder,
+    quantizer: Quantizer,
+    optimizer: optax.GradientTransformation,
+    l1_weight: float = 1.0,
+    ema_decay: float = 0.0,
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    """A pure function `(state, images) -> state, metrics`; metrics are float32 scalars.
+
+    Args:
+        network: the autoencoder.
+        quantizer: the method; its loss is added to the reconstruction loss.
+        optimizer: of all parameters.
+        l1_weight: weight of the mean absolute error.
+        ema_decay: of the running mean of the parameters, used if the state holds one.
+    """
+
+    def loss_of(params, quantizer_state, signal, key):
+        z = network.apply({"params": params["network"]}, signal, method="encode")
+        flat = z.reshape(-1, quantizer.input_dim)
+        z_tilde, quantizer_state, quantizer_loss, info = quantizer.train(
+            params["quantizer"], quantizer_state, flat, key
+        )
+        z_tilde = z_tilde.reshape(*z.shape[:-1], quantizer.latent_dim)
+        reconstruction = network.apply({"params": params["network"]}, z_tilde, method="decode")
+        l1 = losses.l1(reconstruction, signal)
+        loss = l1_weight * l1 + quantizer_loss
+        return loss, (quantizer_state, {"loss": loss, "l1": l1, "quantizer_loss": quantizer_loss, **info})
+
+    def train_step(state: TrainState, images: jax.Array) -> tuple[TrainState, Metrics]:
+        signal = pixels.to_signal(images)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        gradient, (quantizer_state, metrics) = jax.grad(loss_of, has_aux=True)(
+            state.params, state.quantizer_state, signal, key
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        new_state = TrainState(state.step + 1, params, ema_params, opt_state, quantizer_state, state.key_data)
+        return new_state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+    return train_step

@@ -1,0 +1,77 @@
+"""What a work directory holds and where; small files are replaced as a whole, never left half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from vpvae_jax.build import flatten
+from vpvae_jax.errors import CheckpointError, ConfigError
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+TOKENIZER = "tokenizer"
+EVAL = "eval"
+
+# Keys that do not change what is trained: they may differ from run to run in one work directory.
+_FREE_IN_TRAINING = (
+    "codebook.",
+    "checkpoint.",
+    "eval.",
+    "log.",
+    "data.eval_crop",
+    "data.num_threads",
+    "data.cache_mib",
+)
+# The later modes only need the network and the quantizer to be those of the checkpoint.
+_BOUND_AFTERWARDS = ("model.", "quantizer.")
+_ABSENT = object()
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write JSON so that the file is either the old or the new one at any moment."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Read JSON, CheckpointError if the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): delete it and run the command that writes it again"
+        ) from error
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config that the work directory was trained with."""
+    if not (workdir / CONFIG).exists():
+        raise CheckpointError(f"{workdir} holds no {CONFIG}: train first (--mode=train), or name another --workdir")
+    return ml_collections.ConfigDict(read_json(workdir / CONFIG))
+
+
+def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, for_training: bool) -> None:
+    """Raise ConfigError, naming the keys, if the work directory was trained with another config."""
+    mine, stored = flatten(config), flatten(read_config(workdir))
+    differing = []
+    for key in sorted(mine.keys() | stored.keys()):
+        is_bound = not key.startswith(_FREE_IN_TRAINING) if for_training else key.startswith(_BOUND_AFTERWARDS)
+        if is_bound and mine.get(key, _ABSENT) != stored.get(key, _ABSENT):
+            here, there = (values.get(key, "absent") for values in (mine, stored))
+            differing.append(f"{key} is {here} but {there} there")
+    if differing:
+        raise ConfigError(
+            f"{workdir} holds another config ({'; '.join(differing)}): use another --workdir or the same values"
+        )
