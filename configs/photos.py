@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.train_split = "train"
     data.resize = 0  # pixels, short side before cropping; 0 leaves images as they are
     data.crop = 32  # pixels, side of a random training crop
-    data.eval_crop = 256  # pixels, side of the central crop that is evaluated
+    data.eval_crop = 0  # pixels, side of the central crop that is evaluated; 0 for whole images
     data.flip = True
     data.num_threads = 2
     data.cache_mib = 512  # MiB of decoded images kept in memory
@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.splits = ("validation", "test")
-    evaluation.batch_size = 1
+    evaluation.batch_size = 1  # more need images of one size
     evaluation.num_pictures = 6  # columns of reconstructions.png
 
     config.log = log = ml_collections.ConfigDict()

@@ -27,7 +27,6 @@ _POSITIVE = (
     "train.batch_size",
     "train.learning_rate",
     "data.crop",
-    "data.eval_crop",
     "data.num_threads",
     "model.channels",
     "model.num_res_blocks",
@@ -42,6 +41,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "seed",
     "data.resize",
+    "data.eval_crop",
     "data.cache_mib",
     "train.warmup_steps",
     "train.clip_norm",
@@ -92,6 +92,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"data.resize={config.data.resize} makes images smaller than the crops {config.data.crop} and "
             f"{config.data.eval_crop}: raise it, lower the crops, or set it to 0 to leave images as they are"
+        )
+    if not config.data.eval_crop and config.eval.batch_size > 1:
+        raise ConfigError(
+            f"eval.batch_size={config.eval.batch_size} needs images of one size: "
+            f"set it to 1, or data.eval_crop to the side of a central crop"
         )
     if config.codebook.max_latents < config.quantizer.codebook_size:
         raise ConfigError(
@@ -166,7 +171,9 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Sequence[Reco
 
 def check_data(config: ml_collections.ConfigDict) -> None:
     """Raise DataError for what would else be found hours later: a missing split, images smaller than a crop."""
-    splits = {config.data.train_split: config.data.crop} | dict.fromkeys(config.eval.splits, config.data.eval_crop)
+    splits = {config.data.train_split: config.data.crop} | dict.fromkeys(
+        config.eval.splits, config.data.eval_crop or downsampling(config)
+    )
     for split, crop in splits.items():
         source = build_source(config, split)
         if not config.data.resize:

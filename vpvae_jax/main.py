@@ -54,7 +54,7 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     build.check_config(config)
     build.build_quantizer(config)
     build.build_schedule(config)
-    if mode != "train" or (workdir / layout.CONFIG).exists():
+    if mode != "train" or layout.has_checkpoint(workdir):
         layout.check_same_config(config, workdir, for_training=mode == "train")
     if mode == "train":
         build.check_data(config)
@@ -117,6 +117,8 @@ def _main(argv: list[str]) -> None:
         run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _MODE.value)
     except UserError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted: run the same command again to go on from the last checkpoint")
     except OSError as error:
         _fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
 

@@ -62,6 +62,11 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(read_json(workdir / CONFIG))
 
 
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether training there has come as far as a finished checkpoint, so that there is something to lose."""
+    return any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*"))
+
+
 def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, for_training: bool) -> None:
     """Raise ConfigError, naming the keys, if the work directory was trained with another config."""
     mine, stored = flatten(config), flatten(read_config(workdir))

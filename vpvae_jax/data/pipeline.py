@@ -31,7 +31,7 @@ class ImageDecoder:
     """
 
     def __init__(self, resize: int = 0, cache_bytes: int = 0):
-        self.unreadable: dict[str, str] = {}
+        self.unreadable: dict[int, str] = {}  # "name: reason" by index
         self._resize = resize
         self._free_bytes = cache_bytes
         self._cache: dict[int, tuple[str, np.ndarray]] = {}
@@ -44,8 +44,8 @@ class ImageDecoder:
         record = record_source[index]
         try:
             image = self._decode(record.encoded)
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            self._note_unreadable(record.name, str(error) or type(error).__name__)
+        except Exception as error:  # a damaged file makes Pillow trip over anything: struct.error, IndexError, ...
+            self._note_unreadable(index, record.name, str(error) or type(error).__name__)
             return None
         with self._lock:
             if image.nbytes <= self._free_bytes and index not in self._cache:
@@ -66,10 +66,10 @@ class ImageDecoder:
             image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
         return np.asarray(image)
 
-    def _note_unreadable(self, name: str, reason: str) -> None:
+    def _note_unreadable(self, index: int, name: str, reason: str) -> None:
         with self._lock:
-            is_new = name not in self.unreadable
-            self.unreadable[name] = reason
+            is_new = index not in self.unreadable
+            self.unreadable[index] = f"{name}: {reason}"
         if is_new:
             _LOG.warning("skipping %s, which cannot be read as an image: %s", name, reason)
 
@@ -117,7 +117,7 @@ def train_batches(
                 raise DataError(f"none of the {len(source)} images can be read: see the warnings above")
             return None
         name, image = decoded
-        _check_crop(name, *image.shape[1::-1], crop)
+        _check_crop(name, image.shape[1], image.shape[0], crop)
         top, left = (int(rng.integers(side - crop + 1)) for side in image.shape[:2])
         image = image[top : top + crop, left : left + crop]
         return image[:, ::-1] if flip and rng.integers(2) else image
@@ -130,15 +130,15 @@ def train_batches(
 
 
 def eval_images(
-    source: Sequence[Record], decoder: ImageDecoder, *, crop: int, limit: int | None = None
+    source: Sequence[Record], decoder: ImageDecoder, *, crop: int, multiple: int = 1
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and central `(crop, crop, 3)` uint8 crop of each readable image, in the order of the source.
 
     Args:
         source: records.
         decoder: decodes and counts what cannot be read.
-        crop: side of the square crop in pixels.
-        limit: stop after so many images.
+        crop: side of the square crop in pixels; 0 for the whole image, less what its sides exceed a multiple by.
+        multiple: what the sides of a whole image are cut down to a multiple of.
 
     Raises:
         DataError: an image smaller than the crop, or no readable image at all.
@@ -149,12 +149,11 @@ def eval_images(
         if decoded is None:
             continue
         name, image = decoded
-        _check_crop(name, *image.shape[1::-1], crop)
-        top, left = ((side - crop) // 2 for side in image.shape[:2])
-        yield name, image[top : top + crop, left : left + crop]
+        _check_crop(name, image.shape[1], image.shape[0], crop or multiple)
+        height, width = (crop or side - side % multiple for side in image.shape[:2])
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        yield name, image[top : top + height, left : left + width]
         num_images += 1
-        if num_images == limit:
-            return
     if num_images == 0:
         raise DataError(f"none of the {len(source)} images can be read: see the warnings above")
 
@@ -170,7 +169,7 @@ def check_sizes(source: Sequence[Record], *, crop: int, max_images: int = 1000) 
         try:
             with PIL.Image.open(io.BytesIO(record.encoded)) as opened:
                 width, height = opened.size
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        except Exception:  # see ImageDecoder
             continue
         _check_crop(record.name, width, height, crop)
 

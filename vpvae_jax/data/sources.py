@@ -52,6 +52,8 @@ class TfdsSource(Sequence):
         return len(self._data_source)
 
     def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         example = self._data_source[index]
         name = example.get("name", example.get("file_name", example.get("image/filename", b"")))
         return Record(
@@ -123,8 +125,6 @@ def tfds_source(name: str, split: str, data_dir: str | None = None) -> TfdsSourc
     except (ValueError, KeyError) as error:
         splits = ", ".join(builder.info.splits)
         raise DataError(f"data set {name} has no split {split!r}: it has {splits}") from error
-    if len(data_source) == 0:
-        raise DataError(f"split {split!r} of data set {name} is empty: choose another")
     return TfdsSource(data_source, split)
 
 

@@ -19,8 +19,8 @@ from vpvae_jax.data.sources import Record
 from vpvae_jax.tokenizer import Tokenizer
 
 
-class Pictures(NamedTuple):
-    """The first images of an evaluation and what became of them; uint8 `(n, h, w, 3)` each."""
+class Picture(NamedTuple):
+    """An image of an evaluation and what became of it; uint8 `(h, w, 3)` each."""
 
     original: np.ndarray
     continuous: np.ndarray
@@ -36,7 +36,7 @@ def evaluate(
     resize: int = 0,
     batch_size: int = 1,
     num_pictures: int = 0,
-) -> tuple[dict[str, Any], np.ndarray, Pictures]:
+) -> tuple[dict[str, Any], np.ndarray, list[Picture]]:
     """Reconstruct every image of a source and score it after rounding to 8 bits.
 
     PSNR and SSIM are means over images; usage is counted over all tokens of the source.
@@ -45,9 +45,9 @@ def evaluate(
         tokenizer: what is scored.
         source: images.
         name: shown on the progress bar.
-        crop: side of the central crop in pixels.
+        crop: side of the central crop in pixels, 0 for whole images.
         resize: short side in pixels before the crop, 0 for none.
-        batch_size: images at a time.
+        batch_size: images at a time; 1 unless all have one size.
         num_pictures: how many images to return.
 
     Returns:
@@ -61,10 +61,10 @@ def evaluate(
     """
     counts = np.zeros(tokenizer.codebook_size, np.int64)
     images: list[dict[str, Any]] = []
-    pictures: list[Pictures] = []
+    pictures: list[Picture] = []
     decoder = ImageDecoder(resize)
     bar = tqdm.tqdm(total=len(source), unit="image", desc=f"evaluating {name}")
-    remaining = eval_images(source, decoder, crop=crop)
+    remaining = eval_images(source, decoder, crop=crop, multiple=tokenizer.downsampling)
     while batch := list(itertools.islice(remaining, batch_size)):
         original = np.stack([image for _, image in batch])
         # The last batch is filled up, so that one program serves all; what was added is cut off again.
@@ -78,12 +78,12 @@ def evaluate(
             "psnr_db_continuous": metrics.psnr(continuous, padded),
             "ssim_continuous": metrics.ssim(continuous, padded),
         }
-        shown = Pictures(*jax.device_get((padded, continuous, quantized)))
+        shown = Picture(*jax.device_get((padded, continuous, quantized)))
         counts += np.bincount(np.asarray(indices)[: len(batch)].ravel(), minlength=len(counts))
         for i, (image_name, _) in enumerate(batch):
             images.append({"name": image_name} | {key: float(value[i]) for key, value in scores.items()})
             if len(pictures) < num_pictures:
-                pictures.append(Pictures(*(part[i] for part in shown)))
+                pictures.append(Picture(*(part[i] for part in shown)))
         bar.update(len(batch))
     bar.close()
     means = {key: float(np.mean([image[key] for image in images])) for key in images[0] if key != "name"}
@@ -97,17 +97,16 @@ def evaluate(
         "step": tokenizer.step,
         "images": images,
     }
-    none = np.zeros((0, crop, crop, 3), np.uint8)
-    stacked = [np.stack(part) for part in zip(*pictures, strict=True)] if pictures else [none] * len(Pictures._fields)
-    return results, counts, Pictures(*stacked)
+    return results, counts, pictures
 
 
 def write_results(
-    workdir: pathlib.Path, name: str, results: dict[str, Any], counts: np.ndarray, pictures: Pictures
+    workdir: pathlib.Path, name: str, results: dict[str, Any], counts: np.ndarray, pictures: list[Picture]
 ) -> pathlib.Path:
     """Write `eval/NAME.json`, and `eval/NAME.npz` with code counts and pictures for the report."""
     directory = workdir / layout.EVAL
     directory.mkdir(exist_ok=True)
-    np.savez_compressed(directory / f"{name}.npz", counts=counts, **pictures._asdict())
+    arrays = {f"{row}_{i}": image for i, picture in enumerate(pictures) for row, image in picture._asdict().items()}
+    np.savez_compressed(directory / f"{name}.npz", counts=counts, **arrays)
     layout.write_json(directory / f"{name}.json", results)
     return directory / f"{name}.json"

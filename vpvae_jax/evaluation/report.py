@@ -81,8 +81,8 @@ def _draw_reconstructions(workdir: pathlib.Path, results: dict[str, dict[str, An
     columns = []
     for name in results:
         arrays = _arrays(workdir, name)
-        for i in range(len(arrays["original"])):
-            columns.append((f"{name}\n{results[name]['images'][i]['name']}", [arrays[row][i] for row in _ROWS]))
+        for i in range(sum(key.startswith("original_") for key in arrays)):
+            columns.append((f"{name}\n{results[name]['images'][i]['name']}", [arrays[f"{row}_{i}"] for row in _ROWS]))
     columns = columns or [("no pictures kept\n(eval.num_pictures=0)", [np.full((8, 8, 3), 255, np.uint8)] * len(_ROWS))]
     figure = matplotlib.figure.Figure(figsize=(2.4 * len(columns) + 0.6, 8.0), layout="constrained")
     axes = figure.subplots(len(_ROWS), len(columns), squeeze=False)

@@ -28,12 +28,14 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[i
         `(num_queries, len(ranks))` float32 distances, columns in the order of `ranks`.
 
     Raises:
-        ValueError: shapes that do not match, or a rank outside 1..num_samples.
+        ValueError: shapes that do not match, no ranks, or a rank outside 1..num_samples.
 
     Source: D_m(z|S) of arXiv 2602.17133, section 3.
     """
     ranks = tuple(int(rank) for rank in ranks)
     samples, queries = _prepare(samples, queries)
+    if not ranks:
+        raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
     for rank in ranks:
         if not 1 <= rank <= samples.shape[0]:
             raise ValueError(

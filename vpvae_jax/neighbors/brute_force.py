@@ -31,7 +31,7 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int,
 
         start = jnp.full((query_tile.shape[0], num_kept), jnp.inf)
         smallest = _scan_samples(samples, query_tile, start, merge)
-        return jnp.sqrt(smallest[:, columns])
+        return _nan_where_not_finite(query_tile, jnp.sqrt(smallest[:, columns]))
 
     return _map_queries(search, queries, samples.shape[0])
 
@@ -48,10 +48,13 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
         num = query_tile.shape[0]
         start = (jnp.zeros((num,), jnp.int32), jnp.full((num,), jnp.inf))
         index, squared = _scan_samples(samples, query_tile, start, merge)
-        finite = jnp.isfinite(query_tile).all(axis=1)
-        return index, jnp.where(finite, jnp.sqrt(squared), jnp.nan)
+        return index, _nan_where_not_finite(query_tile, jnp.sqrt(squared)[:, None])[:, 0]
 
     return _map_queries(search, queries, samples.shape[0])
+
+
+def _nan_where_not_finite(queries: jax.Array, distances: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(queries).all(axis=1, keepdims=True), distances, jnp.nan)
 
 
 def _scan_samples(samples: jax.Array, queries: jax.Array, start: Any, merge: Callable) -> Any:
@@ -76,5 +79,7 @@ def _map_queries(search: Callable, queries: jax.Array, num_samples: int) -> Any:
     tile = max(1, min(num_queries, _MAX_TILE_ELEMENTS // min(num_samples, _MAX_SAMPLE_TILE)))
     num_tiles = -(-num_queries // tile)
     padded = jnp.pad(queries, ((0, num_tiles * tile - num_queries), (0, 0)))
-    tiles = jax.lax.map(search, padded.reshape(num_tiles, tile, -1))
-    return jax.tree.map(lambda t: t.reshape(num_tiles * tile, *t.shape[2:])[:num_queries], tiles)
+    # A tile takes every num_tiles-th query: if they are sharded over devices, so is each tile, and all devices work.
+    tiles = padded.reshape(tile, num_tiles, queries.shape[1]).swapaxes(0, 1)
+    found = jax.lax.map(search, tiles)
+    return jax.tree.map(lambda t: t.swapaxes(0, 1).reshape(num_tiles * tile, *t.shape[2:])[:num_queries], found)

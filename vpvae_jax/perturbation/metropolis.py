@@ -183,7 +183,7 @@ def check_perturbation(*, num_samples: int, dim: int, k_radius: int, k_density: 
                 f"memory holds {num_samples} latents but {name}={rank}: "
                 f"choose {name} in 1..{num_samples} or raise the capacity"
             )
-    if not isinstance(eta, jax.Array) and not 0 < eta < float("inf"):
+    if not isinstance(eta, jax.core.Tracer) and not 0 < float(eta) < float("inf"):
         raise ValueError(
             f"eta={eta} but the radius of a move must be positive and finite: use eta > 0, the default is 1.0"
         )

@@ -68,7 +68,7 @@ class Checkpoints:
         """The newest state; an iterator, if given, is moved to where it was.
 
         Args:
-            like: a state, or its `ShapeDtypeStruct`s with shardings, of the same structure.
+            like: a state whose shardings are to be used, or its `ShapeDtypeStruct`s to get it on one device.
             iterator: of the same data set.
 
         Raises:
@@ -77,6 +77,7 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             raise CheckpointError(f"{self._directory} holds no checkpoint: train first (--mode=train)")
+        like = jax.tree.map(_with_sharding, like)
         items = {_STATE: ocp.args.StandardRestore(like._asdict())}
         if iterator is not None:
             items[_DATA] = grain.checkpoint.CheckpointRestore(iterator)
@@ -98,6 +99,11 @@ class Checkpoints:
             f"a checkpoint could not be written to {self._directory} ({_first_line(error)}): {good}; "
             f"mend the cause (disk full?) and run the same command again"
         )
+
+
+def _with_sharding(leaf) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _check_dtype(expected, restored) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import time
@@ -54,7 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     iterator = open_train_iterator(config)
     with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
-        state = jax.jit(lambda: new_state(config), out_shardings=replicated)()
+        state = jax.device_put(new_state(config), replicated)
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state, iterator)
         _run(jitted_step, state, iterator, checkpoints, batch_sharded, config, workdir)
@@ -63,14 +64,16 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def new_state(config: ml_collections.ConfigDict) -> TrainState:
     """The state before the first step of a config's run."""
     quantizer = build.build_quantizer(config)
-    return init_state(
-        jax.random.key(config.seed),
+    init = functools.partial(
+        init_state,
         network=build.build_network(config, quantizer),
         quantizer=quantizer,
         optimizer=build.build_optimizer(config),
         image_shape=(config.data.crop, config.data.crop, 3),
         use_ema=config.train.ema_decay > 0,
     )
+    # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(config.seed))
 
 
 def open_train_iterator(config: ml_collections.ConfigDict):

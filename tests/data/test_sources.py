@@ -1,0 +1,329 @@
+import io
+import json
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow_datasets as tfds
+
+from vpvae_jax.data import photos
+from vpvae_jax.data.sources import folder_source, tfds_source
+from vpvae_jax.errors import DataError
+
+
+def encoded_image(value=0, size=(8, 8), encoding="png"):
+    buffer = io.BytesIO()
+    PIL.Image.new("RGB", size, (value, 255 - value, 7)).save(buffer, encoding)
+    return buffer.getvalue()
+
+
+def write_images(folder, names):
+    for number, name in enumerate(names):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        encoding = {".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".png": "png"}[file.suffix.lower()]
+        file.write_bytes(encoded_image(number, encoding=encoding))
+
+
+def records_of(source):
+    return [source[index] for index in range(len(source))]
+
+
+def names_of(source):
+    return [record.name for record in records_of(source)]
+
+
+class TestFolderSource:
+    def test_finds_every_image_format_at_any_depth_and_nothing_else(self, tmp_path):
+        images = ["b/c/4.webp", "a.jpg", "b/2.jpeg", "b/3.png", "b/c/5.JPG", "b/c/6.PNG", "7.Webp"]
+        write_images(tmp_path, images)
+        (tmp_path / "notes.txt").write_text("no image")
+        (tmp_path / "b" / "table.csv").write_text("1,2")
+        (tmp_path / "folder.png").mkdir()  # a folder with the name of an image
+        source = folder_source(str(tmp_path), "all")
+        assert sorted(names_of(source)) == sorted(images)
+        assert len(source) == len(images)
+
+    def test_records_hold_the_bytes_of_the_file(self, tmp_path):
+        write_images(tmp_path, ["a.png", "sub/b.jpg"])
+        for record in folder_source(str(tmp_path), "all"):
+            assert record.encoded == (tmp_path / record.name).read_bytes()
+
+    def test_order_is_that_of_the_paths(self, tmp_path):
+        write_images(tmp_path, ["c.png", "a.png", "b/z.png", "b/a.png"])
+        assert names_of(folder_source(str(tmp_path), "all")) == ["a.png", "b/a.png", "b/z.png", "c.png"]
+
+    def test_split_subfolders_are_the_splits(self, tmp_path):
+        write_images(tmp_path, ["train/1.png", "train/deep/2.png", "validation/3.png", "test/4.png", "5.png"])
+        assert names_of(folder_source(str(tmp_path), "train")) == ["train/1.png", "train/deep/2.png"]
+        assert names_of(folder_source(str(tmp_path), "validation")) == ["validation/3.png"]
+        assert names_of(folder_source(str(tmp_path), "test")) == ["test/4.png"]
+        assert len(folder_source(str(tmp_path), "all")) == 5
+
+    @pytest.mark.parametrize(("num_files", "num_held_out"), [(2, 1), (7, 1), (20, 1), (39, 1), (40, 2), (100, 5)])
+    def test_without_subfolders_a_twentieth_is_held_out(self, tmp_path, num_files, num_held_out):
+        write_images(tmp_path, [f"{number:03}.png" for number in range(num_files)])
+        train = names_of(folder_source(str(tmp_path), "train"))
+        validation = names_of(folder_source(str(tmp_path), "validation"))
+        assert len(validation) == num_held_out
+        assert len(train) == num_files - num_held_out
+        assert set(train).isdisjoint(validation)
+        assert sorted(train + validation) == names_of(folder_source(str(tmp_path), "all"))
+
+    def test_hold_out_is_the_same_each_time(self, tmp_path):
+        write_images(tmp_path, [f"{number:02}.png" for number in range(45)])
+        assert names_of(folder_source(str(tmp_path), "validation")) == ["19.png", "39.png"]
+        assert names_of(folder_source(str(tmp_path), "validation")) == ["19.png", "39.png"]
+
+    def test_a_file_that_vanishes_gives_an_empty_record(self, tmp_path):
+        write_images(tmp_path, ["a.png", "b.png"])
+        source = folder_source(str(tmp_path), "all")
+        (tmp_path / "a.png").unlink()
+        assert source[0] == ("a.png", b"")
+
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(DataError, match=r"nowhere is not a folder.*--config\.data\.path"):
+            folder_source(str(tmp_path / "nowhere"), "train")
+
+    def test_a_file_is_not_a_folder(self, tmp_path):
+        write_images(tmp_path, ["a.png"])
+        with pytest.raises(DataError, match=r"a\.png is not a folder"):
+            folder_source(str(tmp_path / "a.png"), "train")
+
+    @pytest.mark.parametrize("split", ["train", "validation", "all"])
+    def test_folder_without_images(self, tmp_path, split):
+        (tmp_path / "readme.md").write_text("")
+        with pytest.raises(DataError, match=r"holds no image: expected \.jpg, \.jpeg, \.png, \.webp"):
+            folder_source(str(tmp_path), split)
+
+    def test_split_folder_without_images(self, tmp_path):
+        write_images(tmp_path, ["train/a.png", "train/b.png"])
+        (tmp_path / "validation").mkdir()
+        with pytest.raises(DataError, match="validation holds no image"):
+            folder_source(str(tmp_path), "validation")
+
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_single_image(self, tmp_path, split):
+        write_images(tmp_path, ["only.png"])
+        with pytest.raises(DataError, match="single image, which cannot be both trained and validated on"):
+            folder_source(str(tmp_path), split)
+
+    def test_missing_split_subfolder(self, tmp_path):
+        write_images(tmp_path, ["train/a.png", "train/b.png"])
+        with pytest.raises(DataError, match=r"no subfolder 'validation'.*--config\.eval\.splits"):
+            folder_source(str(tmp_path), "validation")
+
+    def test_a_plain_folder_has_no_test_split(self, tmp_path):
+        write_images(tmp_path, ["a.png", "b.png"])
+        with pytest.raises(DataError, match="no subfolder 'test'"):
+            folder_source(str(tmp_path), "test")
+
+
+class TinyCoco(tfds.core.GeneratorBasedBuilder):
+    """The features of coco/2017 that matter here, on images of 8 x 8 pixels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name, version="1.0.0") for name in ("2014", "2017")]  # noqa: RUF012
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "image/filename": tfds.features.Text(),
+            "image/id": np.int64,
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, 10), "validation": self._generate_examples(10, 3)}
+
+    def _generate_examples(self, first, num):
+        for number in range(first, first + num):
+            name = f"{number:012}.jpg"
+            yield (
+                name,
+                {
+                    "image": encoded_image(number, encoding="jpeg"),
+                    "image/filename": name,
+                    "image/id": number,
+                },
+            )
+
+
+class TinyUnnamed(tfds.core.GeneratorBasedBuilder):
+    """Images without names, and one feature too many to be confused with one."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(encoding_format="png"), "name": np.int64}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(2):
+            yield number, {"image": encoded_image(number), "name": number}
+
+
+class TinyWithoutImages(tfds.core.GeneratorBasedBuilder):
+    """A data set of labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"label": np.int64}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"label": 1}
+
+
+def prepare(builder_class, data_dir, **kwargs):
+    builder = builder_class(data_dir=str(data_dir), file_format="array_record", **kwargs)
+    builder.download_and_prepare()
+    return pathlib.Path(builder.data_path)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """(data_dir, prepared version directory) of a tiny coco/2017."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    return data_dir, prepare(TinyCoco, data_dir, config="2017")
+
+
+class TestTfdsSource:
+    def test_by_name_and_by_path_are_the_same(self, coco):
+        data_dir, version = coco
+        by_name = tfds_source("tiny_coco/2017", "train", str(data_dir))
+        by_path = tfds_source(str(version), "train")
+        assert len(by_name) == 10
+        assert records_of(by_name) == records_of(by_path)
+
+    def test_names_and_images_belong_together(self, coco):
+        source = tfds_source(str(coco[1]), "validation")
+        assert sorted(names_of(source)) == ["000000000010.jpg", "000000000011.jpg", "000000000012.jpg"]
+        for record in records_of(source):
+            assert record.encoded == encoded_image(int(record.name.partition(".")[0]), encoding="jpeg")
+
+    def test_slices(self, coco):
+        whole = names_of(tfds_source(str(coco[1]), "train"))
+        assert names_of(tfds_source(str(coco[1]), "train[:30%]")) == whole[:3]
+        assert names_of(tfds_source(str(coco[1]), "train[-2:]")) == whole[-2:]
+
+    def test_images_without_a_name_are_called_after_split_and_position(self, tmp_path):
+        source = tfds_source(str(prepare(TinyUnnamed, tmp_path)), "train")
+        assert names_of(source) == ["train[0]", "train[1]"]
+
+    def test_unknown_data_set(self, coco):
+        with pytest.raises(DataError, match=r"no prepared TFDS data set 'tiny_imagenet'.*--file_format=array_record"):
+            tfds_source("tiny_imagenet", "train", str(coco[0]))
+
+    @pytest.mark.parametrize("split", ["minival", "train[", "train[:x%]"])
+    def test_unknown_split_names_those_that_exist(self, coco, split):
+        with pytest.raises(DataError, match=r"has no split .*: it has train, validation"):
+            tfds_source(str(coco[1]), split)
+
+    def test_can_be_iterated_over(self, coco):
+        source = tfds_source(str(coco[1]), "validation")
+        assert list(source) == records_of(source)
+
+    def test_empty_slice(self, coco):
+        with pytest.raises(DataError, match=r"'train\[:0\]'"):
+            tfds_source(str(coco[1]), "train[:0]")
+
+    def test_several_configs_below_one_name(self, tmp_path):
+        for config in ("2014", "2017"):
+            prepare(TinyCoco, tmp_path, config=config)
+        with pytest.raises(DataError, match=r"several data sets \(2014, 2017\)"):
+            tfds_source("tiny_coco", "train", str(tmp_path))
+        assert len(tfds_source("tiny_coco/2014", "train", str(tmp_path))) == 10
+
+    def test_tfrecord_cannot_be_read_at_random(self, tmp_path):
+        # Writing tfrecord files needs TensorFlow; a reader only looks at the format that dataset_info.json states.
+        version = prepare(TinyCoco, tmp_path, config="2017")
+        info = json.loads((version / "dataset_info.json").read_text())
+        info["fileFormat"] = "tfrecord"
+        (version / "dataset_info.json").write_text(json.dumps(info))
+        with pytest.raises(DataError, match=r"cannot be read at random: prepare it with --file_format=array_record"):
+            tfds_source(str(version), "train")
+
+    def test_data_set_without_images(self, tmp_path):
+        version = prepare(TinyWithoutImages, tmp_path)
+        with pytest.raises(DataError, match="has features label: expected one named image"):
+            tfds_source(str(version), "train")
+
+
+@pytest.fixture(scope="module")
+def photos_dir(tmp_path_factory):
+    data_dir = str(tmp_path_factory.mktemp("photos"))
+    tfds_source("photos", "train", data_dir)  # prepares it
+    return data_dir
+
+
+def overlap(first, second):
+    """Pixels that two (left, upper, right, lower) boxes share."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0) * max(height, 0)
+
+
+class TestPhotos:
+    @pytest.mark.parametrize(("split", "num"), [("train", 17), ("validation", 9), ("test", 2)])
+    def test_every_record_decodes(self, photos_dir, split, num):
+        source = tfds_source("photos", split, photos_dir)
+        assert len(source) == num
+        assert len(set(names_of(source))) == num
+        for record in records_of(source):
+            with PIL.Image.open(io.BytesIO(record.encoded)) as image:
+                image.load()
+                assert image.mode == "RGB"
+                if split == "train":
+                    assert min(image.size) >= photos.MIN_TRAIN_SIDE
+                elif split == "validation":
+                    assert image.size == (photos.VALIDATION_SIZE, photos.VALIDATION_SIZE)
+
+    def test_no_test_photograph_is_trained_on(self, photos_dir):
+        def photographs(split):
+            return {name.rpartition("-")[0] for name in names_of(tfds_source("photos", split, photos_dir))}
+
+        assert photographs("test") == {name.partition(".")[0] for name in photos.TEST_PHOTOS}
+        assert photographs("validation") == {name.partition(".")[0] for name in photos.TRAIN_PHOTOS}
+        assert photographs("train").isdisjoint(photographs("test"))
+        assert photographs("validation").isdisjoint(photographs("test"))
+
+    @pytest.mark.parametrize("name", photos.TRAIN_PHOTOS)
+    def test_validation_corner_is_not_trained_on(self, name):
+        size = photos._open_photo(name).size
+        train = dict(photos._boxes("train", *size))
+        ((_, corner),) = photos._boxes("validation", *size)
+        assert train, "the photograph gives nothing to train on"
+        boxes = [*train.values(), corner]
+        for box in boxes:
+            assert 0 <= box[0] < box[2] <= size[0]
+            assert 0 <= box[1] < box[3] <= size[1]
+        for number, box in enumerate(boxes):
+            assert all(overlap(box, other) == 0 for other in boxes[number + 1 :])
+
+    def test_regions_hold_the_pixels_of_the_photograph(self, photos_dir):
+        rocket = np.asarray(photos._open_photo("rocket.jpg"))  # 640 x 427
+        boxes = {
+            ("train", "rocket-left"): rocket[:, :384],
+            ("train", "rocket-above"): rocket[:171, 384:],
+            ("validation", "rocket-corner"): rocket[171:, 384:],
+            ("test", "chelsea-whole"): np.asarray(photos._open_photo("chelsea.png")),
+        }
+        for (split, name), expected in boxes.items():
+            records = records_of(tfds_source("photos", split, photos_dir))
+            encoded = next(record.encoded for record in records if record.name == name)
+            np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(encoded))), expected)
+
+    def test_is_prepared_once(self, photos_dir):
+        before = {file: file.stat().st_mtime_ns for file in pathlib.Path(photos_dir).rglob("*.array_record*")}
+        tfds_source("photos", "test", photos_dir)
+        after = {file: file.stat().st_mtime_ns for file in pathlib.Path(photos_dir).rglob("*.array_record*")}
+        assert before == after
+        assert len(before) == 3

@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpvae_jax.neighbors import neighbor_distances
+from vpvae_jax.quantizers import moments, vp
+
+KEY = jax.random.key(2)
+
+
+def tokens(n, dim, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, dim)), jnp.float32)
+
+
+def test_defaults_are_those_of_the_authors():
+    codebook_size, dim = 32, 3
+    quantizer = vp(codebook_size, dim)
+    assert quantizer[:3] == (dim, dim, codebook_size)
+    params, state = quantizer.init(jax.random.key(0))
+    assert params == {}
+    k_radius = 16 * dim
+    assert state.samples.shape == (codebook_size * k_radius, dim)
+    z = tokens(64, dim)
+    _, _, loss, info = quantizer.train(params, state, z, KEY)
+    radius = neighbor_distances(state.samples, z, (k_radius,)).mean()  # eta = 1
+    np.testing.assert_allclose(info["radius"], radius, rtol=1e-5)
+    np.testing.assert_allclose(loss, moments.latent_norm_loss(z), rtol=1e-6)
+
+
+def test_settings_reach_the_step():
+    quantizer = vp(16, 2, k_radius=10, eta=0.5, capacity=100, mean_weight=0.0, variance_weight=2.0)
+    params, state = quantizer.init(jax.random.key(0))
+    assert state.samples.shape == (100, 2)
+    z = tokens(200, 2)
+    _, _, loss, info = quantizer.train(params, state, z, KEY)
+    np.testing.assert_allclose(info["radius"], 0.5 * neighbor_distances(state.samples, z, (10,)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, 2 * jnp.mean((z.var(axis=0, ddof=1) - 1) ** 2), rtol=1e-5)
+
+
+def test_info_describes_the_move():
+    quantizer = vp(10, 2, k_radius=10, capacity=100)
+    params, state = quantizer.init(jax.random.key(0))
+    z = tokens(200, 2)
+    z_tilde, _, _, info = quantizer.train(params, state, z, KEY)
+    lengths = np.linalg.norm(z_tilde - z, axis=1)
+    np.testing.assert_allclose(info["move_length"], lengths.mean(), rtol=1e-5)
+    np.testing.assert_allclose(info["acceptance_rate"], (lengths > 0).mean(), rtol=1e-6)
+    assert 0.3 < info["acceptance_rate"] < 0.95
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "push_fraction", "expected"),
+    [(1000, 0.01, 10), (30, 0.01, 1), (200, 1.0, 100)],
+)
+def test_memory_receives_its_share_of_the_tokens_drawn_without_replacement(num_tokens, push_fraction, expected):
+    quantizer = vp(8, 2, k_radius=10, capacity=100, push_fraction=push_fraction)
+    params, state = quantizer.init(jax.random.key(0))
+    z = tokens(num_tokens, 2)
+    _, pushed, _, _ = quantizer.train(params, state, z, KEY)
+    assert int(pushed.cursor) == expected % 100
+    new = np.asarray(pushed.samples)[:expected]
+    is_token = (new[:, None] == np.asarray(z)[None]).all(axis=2)
+    np.testing.assert_array_equal(is_token.sum(axis=1), 1)
+    assert is_token.sum(axis=0).max() == 1
+    np.testing.assert_array_equal(pushed.samples[expected:], state.samples[expected:])
+
+
+def test_memory_receives_tokens_from_the_whole_batch():
+    quantizer = vp(8, 2, k_radius=10, capacity=100, push_fraction=0.1)
+    params, state = quantizer.init(jax.random.key(0))
+    z = jnp.arange(200.0).reshape(100, 2)
+    step = jax.jit(quantizer.train)
+    rows = [np.asarray(step(params, state, z, jax.random.key(i))[1].samples)[:10, 0] / 2 for i in range(40)]
+    # Mean of 400 rows drawn from 0..99: 49.5 with a standard error of 1.4.
+    assert np.mean(rows) == pytest.approx(49.5, abs=5)
+    assert np.min(rows) < 10
+    assert np.max(rows) >= 90
+
+
+def test_memory_carries_no_gradient():
+    quantizer = vp(8, 2, k_radius=10, capacity=100, push_fraction=0.5)
+    params, state = quantizer.init(jax.random.key(0))
+    to_z = jax.grad(lambda z: quantizer.train(params, state, z, KEY)[1].samples.sum())(tokens(20, 2))
+    np.testing.assert_array_equal(to_z, 0)
+
+    def total(samples):
+        z_tilde, _, loss, _ = quantizer.train(params, state._replace(samples=samples), tokens(20, 2), KEY)
+        return z_tilde.sum() + loss
+
+    np.testing.assert_array_equal(jax.grad(total)(state.samples), 0)
+
+
+def test_info_carries_no_gradient():
+    quantizer = vp(8, 2, k_radius=10, capacity=100)
+    params, state = quantizer.init(jax.random.key(0))
+    gradient = jax.grad(lambda z: sum(quantizer.train(params, state, z, KEY)[3].values()))(tokens(20, 2))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_fit_clusters_the_latents_it_is_given():
+    quantizer = vp(4, 2)
+    params, state = quantizer.init(jax.random.key(0))
+    centers = jnp.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])
+    latents = jnp.tile(centers, (20, 1)) + 0.01 * tokens(80, 2)
+    codebook = quantizer.fit(params, state, latents, KEY)
+    assert (codebook.shape, codebook.dtype) == ((4, 2), jnp.float32)
+    indices = quantizer.encode(codebook, centers)
+    assert sorted(np.asarray(indices)) == [0, 1, 2, 3]
+    np.testing.assert_allclose(quantizer.decode(codebook, indices), centers, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codebook_size": 0}, "codebook_size=0"),
+        ({"latent_dim": 0}, "latent_dim=0"),
+        ({"push_fraction": 0.0}, r"push_fraction=0\.0"),
+        ({"push_fraction": 1.5}, r"push_fraction=1\.5"),
+        ({"push_fraction": float("nan")}, "push_fraction=nan"),
+        ({"eta": 0.0}, r"eta=0\.0 .* use eta > 0"),
+        ({"eta": float("nan")}, "eta=nan"),
+        ({"capacity": 20}, r"memory holds 20 latents but k_radius=32: choose k_radius in 1\.\.20"),
+        ({"k_radius": 4, "capacity": 6}, "memory holds 6 latents but k_density=8"),
+        ({"k_radius": 0, "capacity": 100}, "k_radius=0"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_raise(settings, message):
+    with pytest.raises(ValueError, match=message):
+        vp(**{"codebook_size": 16, "latent_dim": 2, **settings})
+
+
+def test_more_than_16_dimensions_warn():
+    with pytest.warns(UserWarning, match="latent dimension 17 is above 16"):
+        vp(4, 17)

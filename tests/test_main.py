@@ -1,0 +1,244 @@
+"""The command line on good and on bad input."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+from tests import tiny
+from vpvae_jax import main
+from vpvae_jax.errors import CheckpointError, ConfigError, DataError, TrainingDivergedError
+from vpvae_jax.tokenizer import Tokenizer
+
+
+def _noise_folder(folder, num_images=4, size=64):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(num_images):
+        PIL.Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def _assert_one_line_error(done, *words):
+    assert done.returncode == 1, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in errors[0]
+
+
+def test_train_leaves_everything_that_is_promised(trained):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "reconstructions.png",
+        "curves.png",
+        "code_usage.png",
+        "eval/photos-test.json",
+        "eval/photos-validation.json",
+        "tokenizer/weights.safetensors",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert list((trained / "tensorboard").glob("events.*"))
+    assert (trained / "checkpoints" / "6").is_dir()
+    results = json.loads((trained / "eval" / "photos-test.json").read_text())
+    promised = {"psnr_db", "ssim", "psnr_db_continuous", "cvu", "codebook_size", "num_codes_used", "num_tokens"}
+    assert promised | {"num_images", "step", "config"} <= results.keys()
+    assert results["num_images"] == 2
+    assert results["num_tokens"] == 2 * (64 // 2) ** 2
+    assert results["step"] == 6
+    assert results["config"]["train"]["num_steps"] == 6
+    for name in ("reconstructions.png", "curves.png", "code_usage.png"):
+        pixels = np.asarray(PIL.Image.open(trained / name).convert("L"))
+        assert pixels.std() > 10, f"{name} is blank"
+
+
+@pytest.mark.parametrize("mode", ["fit_codebook", "evaluate", "report"])
+def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    made = {"fit_codebook": "tokenizer", "evaluate": "eval", "report": "reconstructions.png"}[mode]
+    path = workdir / made
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    main.run(None, workdir, mode)
+
+    if mode == "fit_codebook":
+        mine, theirs = (
+            safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, trained)
+        )
+        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+    elif mode == "evaluate":
+        mine, theirs = (json.loads((d / "eval" / "photos-test.json").read_text()) for d in (workdir, trained))
+        assert mine == theirs
+    else:
+        assert (workdir / made).read_bytes() == (trained / made).read_bytes()
+
+
+def test_codebook_from_memory_differs_from_codebook_from_data(trained, tmp_path, data_dir):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    main.run(tiny.config(data_dir, codebook__source="memory"), workdir, "fit_codebook")
+    mine, theirs = (safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, trained))
+    assert mine["codebook"].shape == theirs["codebook"].shape
+    assert not np.array_equal(mine["codebook"], theirs["codebook"])
+
+
+def test_tokenizer_round_trip_from_a_work_directory(trained):
+    tokenizer = Tokenizer.load(trained / "tokenizer")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    indices = tokenizer.encode(images)
+    assert indices.shape == (2, 16, 24)
+    assert indices.dtype == np.int32
+    assert tokenizer.decode(indices).shape == images.shape
+    every = np.arange(16, dtype=np.int32).reshape(1, 4, 4)
+    codes = tokenizer._to_codes(tokenizer._weights, every)
+    np.testing.assert_array_equal(tokenizer.encode_latents(codes), every)
+    with pytest.raises(DataError, match=r"codes are 0..15"):
+        tokenizer.decode(every + 1)
+    with pytest.raises(DataError, match="multiples of 2"):
+        tokenizer.encode(images[:, :31])
+    with pytest.raises(DataError, match="uint8"):
+        tokenizer.encode(images.astype(np.float32))
+
+
+def test_folder_with_damaged_images_trains_and_counts_them(tmp_path, data_dir, capsys):
+    folder = _noise_folder(tmp_path / "photos", num_images=6)
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:2000])
+    config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
+    main.run(config, tmp_path / "run", "train")
+    results = json.loads((tmp_path / "run" / "eval" / "photos-all.json").read_text())
+    assert (results["num_images"], results["num_skipped"]) == (6, 2)
+
+
+def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
+    folder = _noise_folder(tmp_path / "photos")
+    PIL.Image.new("RGB", (12, 40)).save(folder / "slim.png")
+    config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
+    with pytest.raises(DataError, match=r"slim\.png has 12 x 40 pixels but the crop needs 64 x 64.*resize"):
+        main.run(config, tmp_path / "run", "train")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"quantizer__eta": 0.0}, "eta=0.0.*eta > 0"),
+        ({"quantizer__eta": -1.0}, "eta=-1.0"),
+        ({"quantizer__k_radius": 1000, "quantizer__capacity": 512}, "memory holds 512 latents but k_radius=1000"),
+        ({"codebook__max_latents": 15}, "15 latents cannot make a codebook of 16 codes"),
+        ({"quantizer__capacity": 10, "quantizer__k_radius": 9, "codebook__source": "memory"}, "capacity=10 latents"),
+        ({"quantizer__name": "vqq"}, "quantizer.name='vqq': expected one of vp"),
+        ({"train__batch_size": 0}, "train.batch_size=0: expected a positive number"),
+        ({"data__crop": 17}, "data.crop=17: expected a multiple of the network's stride 2"),
+        ({"eval__splits": ("validation", "exam")}, "no split 'exam'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, data_dir, overrides, message):
+    workdir = tmp_path / "run"
+    with pytest.raises((ConfigError, DataError), match=message):
+        main.run(tiny.config(data_dir, **overrides), workdir, "train")
+    assert not workdir.exists()
+
+
+def test_another_config_is_refused_and_named(trained, data_dir):
+    before = (trained / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"seed is 1 but 0 there; train.learning_rate is 0.5 but"):
+        main.run(tiny.config(data_dir, seed=1, train__learning_rate=0.5), trained, "train")
+    with pytest.raises(ConfigError, match=r"model.channels is 16 but 8 there"):
+        main.run(tiny.config(data_dir, model__channels=16), trained, "evaluate")
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_each_mode_says_what_it_lacks(tmp_path, data_dir, trained):
+    with pytest.raises(CheckpointError, match=r"holds no config\.json: train first"):
+        main.run(None, tmp_path, "evaluate")
+    with pytest.raises(ConfigError, match="no config: expected --config"):
+        main.run(None, tmp_path, "train")
+    shutil.copy(trained / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="holds no checkpoint: train first"):
+        main.run(None, tmp_path, "fit_codebook")
+    with pytest.raises(CheckpointError, match="holds no tokenizer: fit a codebook first"):
+        main.run(None, tmp_path, "evaluate")
+    with pytest.raises(CheckpointError, match="holds no evaluation: evaluate first"):
+        main.run(None, tmp_path, "report")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
+    config = tiny.config(data_dir, train__learning_rate=1e30, train__warmup_steps=0, checkpoint__every=1)
+    with pytest.raises(TrainingDivergedError, match=r"is (nan|inf) at step 2: stopped.*learning_rate"):
+        main.run(config, tmp_path, "train")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config.trian.num_steps=3"], ["trian"]),
+        (["--config.train.num_stepz=3"], ["num_stepz", "num_steps"]),
+        (["--config.train.num_steps=many"], ["many"]),
+        (["--config.train.num_steps=0"], ["train.num_steps=0", "positive"]),
+        (["--config.data.source=folder", "--config.data.path=/no/such/folder"], ["/no/such/folder is not a folder"]),
+        (["--mode=trian"], ["mode"]),
+        (["num_steps=3"], ["num_steps=3"]),
+        (["--config=no_such_file.py"], ["no_such_file.py"]),
+    ],
+)
+def test_the_command_line_answers_a_mistake_with_one_line(tmp_path, data_dir, words, message):
+    done = tiny.run(tiny.command(tmp_path / "run", data_dir) + words)
+    _assert_one_line_error(done, *message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_workdir_flag_is_named():
+    words = [word for word in tiny.command("x", "y") if not word.startswith("--workdir")]
+    _assert_one_line_error(tiny.run(words), "--workdir")
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_room_is_made(tmp_path, data_dir):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip(f"no right to mount a small disk: {mount.stderr.decode()}")
+    steps = {"train__num_steps": 200, "checkpoint__every": 4, "checkpoint__keep": 1}
+    try:
+        words = tiny.command(disk / "run", data_dir, **steps)
+        process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (disk / "run" / "checkpoints" / "8").exists():
+            time.sleep(0.01)
+        _fill(disk / "filler")
+        output, errors = process.communicate(timeout=120)
+        done = subprocess.CompletedProcess(words, process.returncode, output, errors)
+        _assert_one_line_error(done, "o space left on device")
+        kept = [int(path.name) for path in (disk / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+        assert max(kept) >= 8
+
+        (disk / "filler").unlink()
+        assert tiny.run(words).returncode == 0
+        undisturbed = tmp_path / "undisturbed"
+        assert tiny.run(tiny.command(undisturbed, data_dir, **steps)).returncode == 0
+        mine, theirs = (
+            safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (disk / "run", undisturbed)
+        )
+        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
+
+
+def _fill(path):
+    with open(path, "wb", buffering=0) as file:
+        for size in (2**16, 2**12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue

@@ -1,0 +1,36 @@
+import importlib.metadata
+
+import pytest
+
+from vpvae_jax import xla_flags
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+
+
+@pytest.fixture
+def version(monkeypatch):
+    def set_version(value):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name: value)
+
+    set_version("0.10.2")
+    return set_version
+
+
+def test_the_flag_is_added_to_what_is_set(monkeypatch, version):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    xla_flags.set_cpu_flags()
+    flags = xla_flags.os.environ["XLA_FLAGS"].split()
+    assert flags == ["--xla_force_host_platform_device_count=2", f"{FLAG}=LIBRARY_FUSION_TYPE_DOT"]
+
+
+def test_the_users_choice_stays(monkeypatch, version):
+    monkeypatch.setenv("XLA_FLAGS", f"{FLAG}=LIBRARY_FUSION_TYPE_INVALID")
+    xla_flags.set_cpu_flags()
+    assert xla_flags.os.environ["XLA_FLAGS"] == f"{FLAG}=LIBRARY_FUSION_TYPE_INVALID"
+
+
+def test_a_version_that_was_not_tried_gets_no_flag(monkeypatch, version):
+    version("0.11.0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    xla_flags.set_cpu_flags()
+    assert "XLA_FLAGS" not in xla_flags.os.environ

@@ -1,0 +1,106 @@
+"""One update, and the same updates on eight devices."""
+
+import json
+import os
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from vpvae_jax import build
+from vpvae_jax.training.loop import new_state
+from vpvae_jax.training.step import make_train_step
+
+
+def _parts(**overrides):
+    config = tiny.config("", **overrides)
+    quantizer = build.build_quantizer(config)
+    network = build.build_network(config, quantizer)
+    step = make_train_step(
+        network=network,
+        quantizer=quantizer,
+        optimizer=build.build_optimizer(config),
+        ema_decay=config.train.ema_decay,
+    )
+    return config, step
+
+
+def _images(num=4, size=16):
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (num, size, size, 3), np.uint8))
+
+
+def test_ten_steps_lower_the_loss_with_one_trace_and_move_every_part_of_the_state():
+    config, step = _parts(train__ema_decay=0.9, train__learning_rate=1e-2, train__num_steps=40)
+    jitted = jax.jit(chex.assert_max_traces(step, 1))
+    state = start = new_state(config)
+    losses = []
+    for _ in range(30):
+        state, metrics = jitted(state, _images())
+        losses.append(float(metrics["l1"]))
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])  # noise has no structure to learn but its mean
+    assert int(state.step) == 30
+    for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
+        assert not np.array_equal(before, after)
+    assert not np.array_equal(start.quantizer_state.samples, state.quantizer_state.samples)
+    assert int(state.quantizer_state.cursor) == 30 * round(0.01 * 4 * 8 * 8)
+    np.testing.assert_array_equal(start.key_data, state.key_data)
+    # The running mean lags behind: between where the parameters were and where they are.
+    lag = [
+        np.abs(ema - new).sum()
+        for ema, new in zip(*map(jax.tree.leaves, (state.ema_params, state.params)), strict=True)
+    ]
+    assert min(lag) > 0
+
+
+def test_the_draws_of_a_step_depend_on_the_step_alone():
+    config, step = _parts()
+    jitted, state = jax.jit(step), new_state(config)
+    _, first = jitted(state, _images())
+    _, again = jitted(state, _images())
+    _, later = jitted(state._replace(step=state.step + 1), _images())
+    assert first["move_length"] == again["move_length"]
+    assert first["move_length"] != later["move_length"]
+
+
+def test_bfloat16_network_keeps_quantizer_and_parameters_in_float32():
+    config, step = _parts(model__dtype="bfloat16")
+    state, metrics = jax.jit(step)(new_state(config), _images())
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert state.quantizer_state.samples.dtype == jnp.float32
+    assert np.isfinite(float(metrics["loss"]))
+    # The last memory entries are the latents of this step: more bits than bfloat16 has.
+    pushed = state.quantizer_state.samples[: int(state.quantizer_state.cursor)]
+    assert not np.array_equal(pushed, pushed.astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def test_clipping_bounds_the_gradient_that_adam_sees():
+    _, loose = _parts(train__clip_norm=0.0)
+    config, tight = _parts(train__clip_norm=1e-3)
+    start = new_state(config)
+    means = []
+    for step in (loose, tight):
+        state, metrics = jax.jit(step)(start, _images())
+        adam = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
+        means.append(float(jnp.sqrt(sum(jnp.sum(m**2) for m in jax.tree.leaves(adam.mu)))))
+        assert float(metrics["gradient_norm"]) > 1e-2  # logged before clipping
+    assert means[0] > 1e-3
+    assert means[1] == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) * norm
+
+
+def test_eight_devices_equal_one(tmp_path, data_dir):
+    runs = {}
+    for num_devices in (1, 8):
+        workdir = tmp_path / str(num_devices)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+        done = tiny.run(
+            tiny.command(workdir, data_dir, train__batch_size=8, train__num_steps=4, eval__splits="('test',)"),
+            env=os.environ | {"XLA_FLAGS": flags.strip()},
+        )
+        assert done.returncode == 0, done.stderr
+        runs[num_devices] = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for one, eight in zip(runs[1], runs[8], strict=True):
+        for name in ("loss", "l1", "quantizer_loss", "acceptance_rate", "move_length", "radius", "gradient_norm"):
+            assert eight[name] == pytest.approx(one[name], rel=2e-3), (one["step"], name)
