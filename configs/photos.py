@@ -26,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "vqgan"
-    model.channels = 24
-    model.channel_multipliers = (1, 2, 2)  # f = 4
+    model.channels = 16
+    model.channel_multipliers = (1, 2, 4)  # f = 4
     model.num_res_blocks = 1
     model.attention_levels = ()
     model.middle_attention = False  # trained on 8 x 8 tokens, used on 64 x 64
@@ -39,16 +39,19 @@ def get_config() -> ml_collections.ConfigDict:
     quantizer.name = "vp"
     quantizer.codebook_size = 256  # K
     quantizer.latent_dim = 3  # d, paper's value for K = 256
-    quantizer.eta = 1.0  # scale of the perturbation, authors' code
+    quantizer.eta = 2.0  # scale of the perturbation, measured here; authors' code: 1.0
     quantizer.k_density = 8  # authors' code
     quantizer.k_radius = config_dict.placeholder(int)  # default 16 d, authors' code
     quantizer.capacity = config_dict.placeholder(int)  # default K * k_radius, authors' code
     quantizer.push_fraction = 0.01  # share of a batch's tokens that enters the memory, paper
     quantizer.mean_weight = 0.1  # l1 of L_norm, authors' code
     quantizer.variance_weight = 0.07  # l2 of L_norm, authors' code
+    quantizer.skewness_weight = 0.06  # of L_norm, authors' preset with four moments
+    quantizer.kurtosis_weight = 0.05  # of L_norm, authors' preset with four moments
 
     config.codebook = codebook = ml_collections.ConfigDict()
     codebook.source = "data"  # data: encode the training set; memory: the latents in the memory
+    codebook.crop = 128  # pixels, side of the crops encoded: large, as borders make latents of their own
     codebook.max_latents = 131_072
     codebook.max_iterations = 100  # Lloyd
 
@@ -56,9 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
     loss.l1_weight = 1.0
 
     config.train = train = ml_collections.ConfigDict()
-    train.num_steps = 1000
+    train.num_steps = 900
     train.batch_size = 32
-    train.learning_rate = 2e-3
+    train.learning_rate = 5e-3
     train.final_learning_rate = 1e-4  # end of the cosine
     train.schedule = "cosine"  # constant | cosine, after the warm-up
     train.warmup_steps = 50

@@ -18,6 +18,7 @@ OVERRIDES = {
     "data.cache_mib": 64,
     "quantizer.codebook_size": 16,
     "quantizer.latent_dim": 3,
+    "codebook.crop": 32,
     "codebook.max_latents": 512,
     "train.num_steps": 6,
     "train.batch_size": 4,

@@ -31,6 +31,7 @@ _POSITIVE = (
     "model.channels",
     "model.num_res_blocks",
     "model.z_channels",
+    "codebook.crop",
     "codebook.max_latents",
     "codebook.max_iterations",
     "checkpoint.every",
@@ -85,13 +86,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"model.channel_multipliers={config.model.channel_multipliers}: expected positive whole numbers"
         )
     stride = downsampling(config)
-    for key in ("data.crop", "data.eval_crop"):
+    crops = ("data.crop", "data.eval_crop", "codebook.crop")
+    for key in crops:
         if flat[key] % stride:
             raise ConfigError(f"{key}={flat[key]}: expected a multiple of the network's stride {stride}")
-    if config.data.resize and config.data.resize < max(config.data.crop, config.data.eval_crop):
+    if config.data.resize and config.data.resize < max(flat[key] for key in crops):
         raise ConfigError(
-            f"data.resize={config.data.resize} makes images smaller than the crops {config.data.crop} and "
-            f"{config.data.eval_crop}: raise it, lower the crops, or set it to 0 to leave images as they are"
+            f"data.resize={config.data.resize} makes images smaller than {', '.join(f'{k}={flat[k]}' for k in crops)}: "
+            f"raise it, lower the crops, or set it to 0 to leave images as they are"
         )
     if not config.data.eval_crop and config.eval.batch_size > 1:
         raise ConfigError(
@@ -171,7 +173,8 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> Sequence[Reco
 
 def check_data(config: ml_collections.ConfigDict) -> None:
     """Raise DataError for what would else be found hours later: a missing split, images smaller than a crop."""
-    splits = {config.data.train_split: config.data.crop} | dict.fromkeys(
+    train_crop = config.data.crop if config.codebook.source == "memory" else max(config.data.crop, config.codebook.crop)
+    splits = {config.data.train_split: train_crop} | dict.fromkeys(
         config.eval.splits, config.data.eval_crop or downsampling(config)
     )
     for split, crop in splits.items():

@@ -60,14 +60,14 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array
     A set so small that one crop an image would not give as many is gone through several times, with other crops.
     """
     source = build.build_source(config, config.data.train_split)
-    tokens_per_crop = (config.data.crop // build.downsampling(config)) ** 2
+    tokens_per_crop = (config.codebook.crop // build.downsampling(config)) ** 2
     max_latents = config.codebook.max_latents
     num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
     tokens_kept = max(1, min(tokens_per_crop, max_latents // num_crops))
     batches = pipeline.train_batches(
         source,
         batch_size=config.train.batch_size,
-        crop=config.data.crop,
+        crop=config.codebook.crop,
         resize=config.data.resize,
         flip=config.data.flip,
         seed=config.seed + _FIT_SALT,

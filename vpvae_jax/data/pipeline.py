@@ -178,5 +178,5 @@ def _check_crop(name: str, width: int, height: int, crop: int) -> None:
     if min(height, width) < crop:
         raise DataError(
             f"{name} has {width} x {height} pixels but the crop needs {crop} x {crop}: "
-            f"lower --config.data.crop or --config.data.eval_crop, or set --config.data.resize={crop}"
+            f"lower the crops (data.crop, data.eval_crop, codebook.crop) or set --config.data.resize={crop}"
         )

@@ -24,6 +24,8 @@ def vp(
     push_fraction: float = 0.01,
     mean_weight: float = moments.MEAN_WEIGHT,
     variance_weight: float = moments.VARIANCE_WEIGHT,
+    skewness_weight: float = 0.0,
+    kurtosis_weight: float = 0.0,
     kmeans_iterations: int = 100,
 ) -> Quantizer:
     """Variational-perturbation quantizer: no codebook during training.
@@ -39,6 +41,8 @@ def vp(
         push_fraction: share of each batch's tokens that enters the memory, at least one token.
         mean_weight: l1 of L_norm; 0 turns the term off.
         variance_weight: l2 of L_norm; 0 turns the term off.
+        skewness_weight: of the squared third moment in L_norm, off by default; the authors' preset for it has 0.06.
+        kurtosis_weight: of the squared excess fourth moment, off by default; the authors' preset has 0.05.
         kmeans_iterations: upper bound on Lloyd iterations of a fit.
 
     Returns:
@@ -71,7 +75,13 @@ def vp(
         z_tilde, step = metropolis.perturb(
             perturb_key, state.samples, z, k_radius=radius_rank, k_density=k_density, eta=eta
         )
-        loss = moments.latent_norm_loss(z, mean_weight=mean_weight, variance_weight=variance_weight)
+        loss = moments.latent_norm_loss(
+            z,
+            mean_weight=mean_weight,
+            variance_weight=variance_weight,
+            skewness_weight=skewness_weight,
+            kurtosis_weight=kurtosis_weight,
+        )
         num_pushed = min(max(1, round(push_fraction * z.shape[0])), num_samples)
         pushed = jax.random.choice(push_key, z, (num_pushed,), replace=False)
         move = jnp.linalg.norm(jax.lax.stop_gradient(z_tilde - z), axis=-1)
