@@ -17,7 +17,7 @@ from vpvae_jax.data import pipeline
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.tokenizer import Tokenizer
 from vpvae_jax.training.checkpoint import Checkpoints
-from vpvae_jax.training.loop import new_state
+from vpvae_jax.training.loop import abstract_state
 
 _MEBIBYTE = 2**20
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
@@ -32,7 +32,7 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> To
     quantizer = build.build_quantizer(config)
     network = build.build_network(config, quantizer)
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(lambda: new_state(config)))
+        state = checkpoints.restore(abstract_state(config))
     params = state.params if state.ema_params is None else state.ema_params
 
     if config.codebook.source == "memory":

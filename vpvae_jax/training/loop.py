@@ -6,6 +6,7 @@ import functools
 import math
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -63,8 +64,19 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 def new_state(config: ml_collections.ConfigDict) -> TrainState:
     """The state before the first step of a config's run."""
+    # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
+    init = jax.jit(_state_initializer(config), compiler_options={"xla_backend_optimization_level": 0})
+    return init(jax.random.key(config.seed))
+
+
+def abstract_state(config: ml_collections.ConfigDict) -> TrainState:
+    """Shapes and types of `new_state`, without computing it."""
+    return jax.eval_shape(_state_initializer(config), jax.random.key(config.seed))
+
+
+def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array], TrainState]:
     quantizer = build.build_quantizer(config)
-    init = functools.partial(
+    return functools.partial(
         init_state,
         network=build.build_network(config, quantizer),
         quantizer=quantizer,
@@ -72,8 +84,6 @@ def new_state(config: ml_collections.ConfigDict) -> TrainState:
         image_shape=(config.data.crop, config.data.crop, 3),
         use_ema=config.train.ema_decay > 0,
     )
-    # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(config.seed))
 
 
 def open_train_iterator(config: ml_collections.ConfigDict):
