@@ -21,7 +21,6 @@ setup(
     install_requires=[
         "absl-py",
         "array_record>=0.8",
-        "chex>=0.1.92",
         "dm-pix>=0.4.5",
         "flax>=0.12",
         "grain>=0.2.18",
@@ -42,8 +41,8 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8"],
-        "dev": ["pytest>=8", "ruff>=0.12", "mypy>=1.16", "pre-commit"],
+        "test": ["chex>=0.1.92", "pytest>=8"],
+        "dev": ["chex>=0.1.92", "pytest>=8", "ruff>=0.12", "mypy>=1.16", "pre-commit"],
         "benchmark": ["torch>=2.6"],
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],

@@ -191,12 +191,14 @@ class TestQuantizer:
 
 class TestNetwork:
     def test_takes_the_values_of_the_config(self):
-        config = load_config(**{"model.dtype": "bfloat16", "model.norm": "group", "quantizer.latent_dim": 4})
+        values = {"channels": 12, "channel_multipliers": (1, 3), "dtype": "bfloat16", "norm": "group"}
+        values = {f"model.{key}": value for key, value in values.items()} | {"quantizer.latent_dim": 4}
+        config = load_config(**values)
         network = build.build_network(config, build.build_quantizer(config))
         assert (network.feature_dim, network.input_dim) == (16, 4)
         for part in (network.encoder, network.decoder):
-            assert part.channels == 24
-            assert part.channel_multipliers == (1, 2, 2)
+            assert part.channels == 12
+            assert part.channel_multipliers == (1, 3)
             assert part.num_res_blocks == 1
             assert part.attention_levels == ()
             assert not part.middle_attention
@@ -230,9 +232,9 @@ def test_every_config_builds(path):
 
 class TestFlatten:
     def test_config(self):
-        flat = build.flatten(load_config())
+        flat = build.flatten(load_config(**{"train.learning_rate": 0.125, "model.channel_multipliers": (1, 2, 2)}))
         assert flat["seed"] == 0
-        assert flat["train.learning_rate"] == 2e-3
+        assert flat["train.learning_rate"] == 0.125
         assert flat["quantizer.k_radius"] is None
         assert flat["model.channel_multipliers"] == [1, 2, 2]
 

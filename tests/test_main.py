@@ -139,6 +139,12 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"train__batch_size": 0}, "train.batch_size=0: expected a positive number"),
         ({"data__crop": 17}, "data.crop=17: expected a multiple of the network's stride 2"),
         ({"eval__splits": ("validation", "exam")}, "no split 'exam'"),
+        ({"eval__splits": ()}, "eval.splits"),
+        ({"data__eval_crop": 8}, "eval_crop=8: expected 0, or at least the 11 of SSIM"),
+        ({"model__attention_levels": (2,)}, r"attention_levels.*0\.\.1"),
+        ({"model__channel_multipliers": ()}, "channel_multipliers"),
+        ({"train__learning_rate": float("nan")}, "learning_rate=nan: expected a finite number"),
+        ({"quantizer__variance_weight": -1.0}, "variance_weight=-1.0: expected a weight of 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, data_dir, overrides, message):
@@ -155,6 +161,45 @@ def test_another_config_is_refused_and_named(trained, data_dir):
     with pytest.raises(ConfigError, match=r"model.channels is 16 but 8 there"):
         main.run(tiny.config(data_dir, model__channels=16), trained, "evaluate")
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_later_modes_record_the_training_they_belong_to(trained, tmp_path, data_dir):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    other = tiny.config(data_dir, train__num_steps=77, seed=5, eval__splits=("test",), data__eval_crop=32)
+    main.run(other, workdir, "evaluate")
+    recorded = json.loads((workdir / "eval" / "photos-test.json").read_text())["config"]
+    assert (recorded["train"]["num_steps"], recorded["seed"], recorded["data"]["eval_crop"]) == (6, 0, 32)
+
+
+def test_results_without_checkpoints_are_not_overwritten_by_another_config(trained, tmp_path, data_dir):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(ConfigError, match="seed is 1 but 0 there"):
+        main.run(tiny.config(data_dir, seed=1), workdir, "train")
+
+
+def test_a_training_set_that_changed_is_refused_on_resume(tmp_path, data_dir):
+    folder = _noise_folder(tmp_path / "photos", num_images=3)
+    values = {"data__source": "folder", "data__path": str(folder), "eval__splits": ("all",)}
+    config = tiny.config(data_dir, **values)
+    main.run(config, tmp_path / "run", "train")
+    (folder / "0.png").rename(folder / "00.png")
+    with pytest.raises(DataError, match="the training set has changed since the checkpoint"):
+        main.run(config, tmp_path / "run", "train")
+
+
+def test_damaged_evaluations_are_named(trained, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    archive = workdir / "eval" / "photos-test.npz"
+    archive.write_bytes(archive.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"photos-test\.npz is missing or damaged.*evaluate again"):
+        main.run(None, workdir, "report")
+    (workdir / "eval" / "photos-test.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"photos-test\.json is damaged"):
+        main.run(None, workdir, "report")
 
 
 def test_each_mode_says_what_it_lacks(tmp_path, data_dir, trained):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +16,9 @@ import ml_collections
 import optax
 
 from vpvae_jax.data.pipeline import check_sizes
-from vpvae_jax.data.sources import Record, folder_source, tfds_source
+from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError
+from vpvae_jax.metrics import SSIM_WINDOW
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
@@ -47,7 +48,6 @@ _NOT_NEGATIVE = (
     "train.warmup_steps",
     "train.clip_norm",
     "train.final_learning_rate",
-    "loss.l1_weight",
     "eval.num_pictures",
 )
 _CHOICES = {
@@ -64,6 +64,16 @@ _CHOICES = {
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raise ConfigError for a value that cannot work; the quantizer checks its own."""
     flat = flatten(config)
+    lacking = [key for key in (*_POSITIVE, *_NOT_NEGATIVE, *_CHOICES) if key not in flat]
+    if lacking:
+        raise ConfigError(f"the config lacks {', '.join(lacking)}: compare it with configs/photos.py")
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: expected a finite number (--config.{key}=...)")
+        if key.endswith("_weight") and value < 0:
+            raise ConfigError(f"{key}={value}: expected a weight of 0 or more (--config.{key}=...)")
+    if config.seed >= 2**31:
+        raise ConfigError(f"seed={config.seed}: expected less than 2**31")
     for key in _POSITIVE:
         if not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]}: expected a positive number (--config.{key}=...)")
@@ -81,10 +91,17 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"train.adam_b1={config.train.adam_b1}, adam_b2={config.train.adam_b2}: expected decays in [0, 1)"
         )
-    if not all(isinstance(m, int) and m > 0 for m in config.model.channel_multipliers):
+    multipliers = config.model.channel_multipliers
+    if not multipliers or not all(isinstance(m, int) and m > 0 for m in multipliers):
         raise ConfigError(
             f"model.channel_multipliers={config.model.channel_multipliers}: expected positive whole numbers"
         )
+    if not all(level in range(len(multipliers)) for level in config.model.attention_levels):
+        raise ConfigError(
+            f"model.attention_levels={config.model.attention_levels}: expected levels in 0..{len(multipliers) - 1}"
+        )
+    if 0 < config.data.eval_crop < SSIM_WINDOW:
+        raise ConfigError(f"data.eval_crop={config.data.eval_crop}: expected 0, or at least the {SSIM_WINDOW} of SSIM")
     stride = downsampling(config)
     crops = ("data.crop", "data.eval_crop", "codebook.crop")
     for key in crops:
@@ -111,7 +128,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"quantizer.capacity={capacity} latents in the memory cannot make a codebook of "
             f"{config.quantizer.codebook_size} codes: raise it, or set codebook.source to data"
         )
-    if not isinstance(config.eval.splits, tuple | list) or not all(isinstance(s, str) for s in config.eval.splits):
+    if (
+        not isinstance(config.eval.splits, tuple | list)
+        or not config.eval.splits
+        or not all(isinstance(s, str) for s in config.eval.splits)
+    ):
         raise ConfigError(f"eval.splits={config.eval.splits!r}: expected names, such as ('validation', 'test')")
     if config.train.batch_size % jax.local_device_count():
         raise ConfigError(
@@ -165,7 +186,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
     )
 
 
-def build_source(config: ml_collections.ConfigDict, split: str) -> Sequence[Record]:
+def build_source(config: ml_collections.ConfigDict, split: str) -> FolderSource | TfdsSource:
     """The encoded images of a split."""
     data = config.data
     return folder_source(data.path, split) if data.source == "folder" else tfds_source(data.name, split, data.data_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 
@@ -14,11 +15,12 @@ import tqdm
 from vpvae_jax import build, pixels
 from vpvae_jax import workdir as layout
 from vpvae_jax.data import pipeline
-from vpvae_jax.errors import ConfigError
+from vpvae_jax.errors import CheckpointError, ConfigError
 from vpvae_jax.tokenizer import Tokenizer
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
+_LOG = logging.getLogger(__name__)
 _MEBIBYTE = 2**20
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
 
@@ -44,11 +46,22 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> To
             return network.apply({"params": params["network"]}, pixels.to_signal(images), method="encode")
 
         latents = _encode_training_set(encode, config)
+    if not jnp.isfinite(latents).all():
+        raise CheckpointError(
+            f"step {int(state.step)} gives latents that are not finite: train anew in a new --workdir"
+        )
     key = jax.random.fold_in(jax.random.key(config.seed), _FIT_SALT)
     try:
         codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    num_distinct = len(np.unique(quantizer.decode(codebook, jnp.arange(quantizer.codebook_size)), axis=0))
+    if num_distinct < quantizer.codebook_size:
+        _LOG.warning(
+            "only %d of %d codes are distinct: the latents have collapsed to few points",
+            num_distinct,
+            quantizer.codebook_size,
+        )
     tokenizer = Tokenizer(config, params["network"], codebook, int(state.step))
     tokenizer.save(workdir / layout.TOKENIZER)
     return tokenizer
@@ -63,10 +76,10 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array
     tokens_per_crop = (config.codebook.crop // build.downsampling(config)) ** 2
     max_latents = config.codebook.max_latents
     num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
-    tokens_kept = max(1, min(tokens_per_crop, max_latents // num_crops))
+    tokens_kept = min(tokens_per_crop, math.ceil(max_latents / num_crops))
     batches = pipeline.train_batches(
         source,
-        batch_size=config.train.batch_size,
+        batch_size=max(1, config.train.batch_size * config.data.crop**2 // config.codebook.crop**2),  # as many pixels
         crop=config.codebook.crop,
         resize=config.data.resize,
         flip=config.data.flip,

@@ -5,8 +5,11 @@ python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR [--mode=MODE] 
 
 from __future__ import annotations
 
+import logging as std_logging
+import os
 import pathlib
 import sys
+import threading
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -54,8 +57,10 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     build.check_config(config)
     build.build_quantizer(config)
     build.build_schedule(config)
-    if mode != "train" or layout.has_checkpoint(workdir):
+    if mode != "train" or layout.has_results(workdir):
         layout.check_same_config(config, workdir, for_training=mode == "train")
+    if mode != "train":
+        config = layout.with_stored_training(config, workdir)
     if mode == "train":
         build.check_data(config)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +102,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake ends with one line and exit code 1."""
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
         _fail(" ".join(str(error).split()))
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}: settings are given as --config.KEY=VALUE")
@@ -111,6 +116,11 @@ def _main(argv: list[str]) -> None:
     set_cpu_flags()
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
+    std_logging.getLogger("vpvae_jax.data.pipeline").addFilter(_Once())
+    # A failed write is reported once, by the training, not also by each thread of Orbax and TensorBoard it failed in.
+    std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+    logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+    threading.excepthook = _show_thread_error
     from vpvae_jax.errors import UserError
 
     try:
@@ -123,9 +133,29 @@ def _main(argv: list[str]) -> None:
         _fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
 
 
+def _show_thread_error(args: threading.ExceptHookArgs) -> None:
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
+
+
+class _Once(std_logging.Filter):
+    """Lets a message pass once a process: training, fit and evaluation meet the same damaged images."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: std_logging.LogRecord) -> bool:
+        """True for a message that was not seen before."""
+        is_new = record.getMessage() not in self._seen
+        self._seen.add(record.getMessage())
+        return is_new
+
+
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)  # what libraries still hold cannot be written either, and need not be told of again
 
 
 if __name__ == "__main__":

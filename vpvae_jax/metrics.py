@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SSIM_WINDOW = 11  # pixels, side of the smallest image that has an SSIM
 _PEAK = 255.0
 _LOG10_TO_DB = 10.0
 
@@ -39,7 +40,7 @@ def ssim(reconstruction: jax.Array, original: jax.Array) -> jax.Array:
     Source: Wang et al. 2004; equal to scikit-image with `gaussian_weights=True, use_sample_covariance=False`.
     """
     images = (image.astype(jnp.float32) / _PEAK for image in (reconstruction, original))
-    return dm_pix.ssim(*images, filter_size=11, filter_sigma=1.5)
+    return dm_pix.ssim(*images, filter_size=SSIM_WINDOW, filter_sigma=1.5)
 
 
 def cvu(counts: np.ndarray) -> float:

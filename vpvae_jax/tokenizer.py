@@ -104,18 +104,25 @@ class Tokenizer:
         return self._to_images(self._weights, z)
 
     def save(self, directory: pathlib.Path | str) -> None:
-        """Write `weights.safetensors` and `tokenizer.json`; the directory appears as a whole or not at all."""
+        """Write `weights.safetensors` and `tokenizer.json`; an older directory is replaced once both are written."""
         directory = pathlib.Path(directory)
         temporary = directory.with_name(f".{directory.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         flat = flax.traverse_util.flatten_dict(self._weights, sep="/")
         arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-        safetensors.numpy.save_file(arrays, temporary / _WEIGHTS)
+        try:
+            safetensors.numpy.save_file(arrays, temporary / _WEIGHTS)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{temporary / _WEIGHTS} cannot be written ({error})") from error
         description = {"step": self.step, "codebook_size": self.codebook_size, "config": self.config.to_dict()}
         (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        shutil.rmtree(directory, ignore_errors=True)
+        previous = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(previous, ignore_errors=True)
+        if directory.exists():
+            os.replace(directory, previous)
         os.replace(temporary, directory)
+        shutil.rmtree(previous, ignore_errors=True)
 
     @classmethod
     def load(cls, directory: pathlib.Path | str) -> Tokenizer:

@@ -13,6 +13,7 @@ from vpvae_jax.build import flatten
 from vpvae_jax.errors import CheckpointError, ConfigError
 
 CONFIG = "config.json"
+DATA = "data.json"  # what the training set was, for a resumed run to compare
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -29,8 +30,9 @@ _FREE_IN_TRAINING = (
     "data.num_threads",
     "data.cache_mib",
 )
-# The later modes only need the network and the quantizer to be those of the checkpoint.
+# The later modes need the network and the quantizer to be those of the checkpoint and choose their own data.
 _BOUND_AFTERWARDS = ("model.", "quantizer.")
+_FREE_AFTERWARDS = ("data", "codebook", "eval")
 _ABSENT = object()
 
 
@@ -38,7 +40,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """Write JSON so that the file is either the old or the new one at any moment."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w") as file:
-        json.dump(content, file, indent=2)
+        json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
@@ -62,9 +64,18 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(read_json(workdir / CONFIG))
 
 
-def has_checkpoint(workdir: pathlib.Path) -> bool:
-    """Whether training there has come as far as a finished checkpoint, so that there is something to lose."""
-    return any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*"))
+def has_results(workdir: pathlib.Path) -> bool:
+    """Whether there is something to lose: a finished checkpoint, a tokenizer or an evaluation."""
+    has_checkpoint = any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*"))
+    return has_checkpoint or (workdir / TOKENIZER).exists() or (workdir / EVAL).exists()
+
+
+def with_stored_training(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The stored config with what a later mode may choose anew: data, codebook, evaluation."""
+    merged = read_config(workdir)
+    for section in _FREE_AFTERWARDS:
+        merged[section] = config[section]
+    return merged
 
 
 def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, for_training: bool) -> None:

@@ -346,11 +346,11 @@ class TestEvalImages:
         assert [int(image[0, 0, 0]) for _, image in images] == list(range(5))
 
     def test_whole_images_lose_only_what_exceeds_a_multiple(self):
-        records = [Record(f"{h}x{w}", encode(position_image(h, w))) for h, w in ((20, 31), (24, 8))]
+        records = [Record(f"{h}x{w}", encode(position_image(h, w))) for h, w in ((20, 31), (24, 16))]
         images = dict(eval_images(records, ImageDecoder(), crop=0, multiple=8))
         np.testing.assert_array_equal(images["20x31"], position_image(20, 31)[2:18, 3:27])
-        np.testing.assert_array_equal(images["24x8"], position_image(24, 8))
+        np.testing.assert_array_equal(images["24x16"], position_image(24, 16))
 
     def test_whole_image_without_a_single_token_is_refused(self):
-        with pytest.raises(DataError, match="the crop needs 8 x 8"):
+        with pytest.raises(DataError, match="the crop needs 11 x 11"):
             list(eval_images([Record("a.png", encode(position_image(7, 31)))], ImageDecoder(), crop=0, multiple=8))

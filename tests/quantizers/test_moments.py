@@ -62,3 +62,10 @@ def test_descending_the_loss_standardises_the_latents():
 def test_equal_latents_have_a_finite_gradient():
     gradient = jax.grad(moments.latent_norm_loss)(jnp.ones((8, 2)))
     np.testing.assert_allclose(gradient, 2 * moments.MEAN_WEIGHT / 16, rtol=1e-6)
+
+
+def test_a_dimension_without_variance_has_finite_gradients():
+    gradient = jax.grad(lambda z: moments.latent_norm_loss(z, skewness_weight=0.06, kurtosis_weight=0.05))(
+        jnp.ones((8, 3))
+    )
+    assert jnp.isfinite(gradient).all()

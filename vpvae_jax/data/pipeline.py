@@ -13,8 +13,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from vpvae_jax.data.sources import Record
+from vpvae_jax.data.sources import FolderSource, Record, TfdsSource
 from vpvae_jax.errors import DataError
+from vpvae_jax.metrics import SSIM_WINDOW
 
 _LOG = logging.getLogger(__name__)
 _NUM_POSITIONS = 2**48  # an endless stream: no run reads as many images
@@ -149,7 +150,7 @@ def eval_images(
         if decoded is None:
             continue
         name, image = decoded
-        _check_crop(name, image.shape[1], image.shape[0], crop or multiple)
+        _check_crop(name, image.shape[1], image.shape[0], crop or max(multiple, SSIM_WINDOW))
         height, width = (crop or side - side % multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         yield name, image[top : top + height, left : left + width]
@@ -158,20 +159,20 @@ def eval_images(
         raise DataError(f"none of the {len(source)} images can be read: see the warnings above")
 
 
-def check_sizes(source: Sequence[Record], *, crop: int, max_images: int = 1000) -> None:
+def check_sizes(source: FolderSource | TfdsSource, *, crop: int, max_images: int = 100_000) -> None:
     """Look at the headers of images spread over a source before a long run; unreadable ones are left to the decoder.
 
     Raises:
         DataError: an image is smaller than the crop.
     """
     for index in range(0, len(source), -(-len(source) // max_images)):
-        record = source[index]
         try:
-            with PIL.Image.open(io.BytesIO(record.encoded)) as opened:
+            with source.open(index) as file, PIL.Image.open(file) as opened:
                 width, height = opened.size
         except Exception:  # see ImageDecoder
             continue
-        _check_crop(record.name, width, height, crop)
+        if min(width, height) < crop:
+            _check_crop(source[index].name, width, height, crop)
 
 
 def _check_crop(name: str, width: int, height: int, crop: int) -> None:

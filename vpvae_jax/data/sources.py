@@ -5,9 +5,11 @@ A source is a random access sequence of `Record`s, which is what grain shuffles,
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -33,6 +35,15 @@ class FolderSource(Sequence):
     def __len__(self) -> int:
         return len(self._files)
 
+    def identity(self) -> str:
+        """What a resumed run must find again: number and names of the files."""
+        names = "\n".join(str(file.relative_to(self._root)) for file in self._files)
+        return f"{len(self)} files, names {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+
+    def open(self, index: int) -> BinaryIO:
+        """The image's file, to look at its header without reading all of it."""
+        return open(self._files[index], "rb")
+
     def __getitem__(self, index):
         file = self._files[index]
         try:
@@ -50,6 +61,14 @@ class TfdsSource(Sequence):
 
     def __len__(self) -> int:
         return len(self._data_source)
+
+    def identity(self) -> str:
+        """What a resumed run must find again: number of records of the split."""
+        return f"{len(self)} records of {self._split}"
+
+    def open(self, index: int) -> BinaryIO:
+        """The image's bytes."""
+        return io.BytesIO(self[index].encoded)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from vpvae_jax import workdir as layout
 from vpvae_jax.data.pipeline import ImageDecoder, eval_images
 from vpvae_jax.data.sources import Record
 from vpvae_jax.tokenizer import Tokenizer
+
+MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
 
 
 class Picture(NamedTuple):
@@ -39,7 +42,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], np.ndarray, list[Picture]]:
     """Reconstruct every image of a source and score it after rounding to 8 bits.
 
-    PSNR and SSIM are means over images; usage is counted over all tokens of the source.
+    PSNR (at most `MAX_DB`) and SSIM are means over images; usage is counted over all tokens of the source.
 
     Args:
         tokenizer: what is scored.
@@ -81,7 +84,7 @@ def evaluate(
         shown = Picture(*jax.device_get((padded, continuous, quantized)))
         counts += np.bincount(np.asarray(indices)[: len(batch)].ravel(), minlength=len(counts))
         for i, (image_name, _) in enumerate(batch):
-            images.append({"name": image_name} | {key: float(value[i]) for key, value in scores.items()})
+            images.append({"name": image_name} | {key: min(float(value[i]), MAX_DB) for key, value in scores.items()})
             if len(pictures) < num_pictures:
                 pictures.append(Picture(*(part[i] for part in shown)))
         bar.update(len(batch))
@@ -107,6 +110,8 @@ def write_results(
     directory = workdir / layout.EVAL
     directory.mkdir(exist_ok=True)
     arrays = {f"{row}_{i}": image for i, picture in enumerate(pictures) for row, image in picture._asdict().items()}
-    np.savez_compressed(directory / f"{name}.npz", counts=counts, **arrays)
+    temporary = directory / f".{name}.tmp.npz"
+    np.savez_compressed(temporary, counts=counts, **arrays)
+    os.replace(temporary, directory / f"{name}.npz")
     layout.write_json(directory / f"{name}.json", results)
     return directory / f"{name}.json"

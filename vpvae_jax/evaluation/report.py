@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from typing import Any
 
 import matplotlib.figure
@@ -73,8 +74,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _arrays(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
-    with np.load(workdir / layout.EVAL / f"{name}.npz", allow_pickle=False) as file:
-        return dict(file)
+    path = workdir / layout.EVAL / f"{name}.npz"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}): evaluate again (--mode=evaluate)") from error
 
 
 def _draw_reconstructions(workdir: pathlib.Path, results: dict[str, dict[str, Any]]) -> matplotlib.figure.Figure:

@@ -135,7 +135,9 @@ def perturb(
     k_density: int = 8,
     eta: float | jax.Array = 1.0,
 ) -> tuple[jax.Array, StepInfo]:
-    """Move each latent by one Metropolis-Hastings step that leaves the distribution of `samples` invariant.
+    """Move each latent by one Metropolis-Hastings step within the distribution of `samples`.
+
+    The step leaves invariant the density that the k nearest neighbours estimate.
 
     The move is a constant to the gradient: `d z_tilde / d z = I`.
 

@@ -11,6 +11,7 @@ MEAN_WEIGHT = 0.1  # l1 of the authors' code
 VARIANCE_WEIGHT = 0.07  # l2 of the authors' code
 SKEWNESS_WEIGHT = 0.06  # the authors' preset that also uses third and fourth moments
 KURTOSIS_WEIGHT = 0.05
+_MIN_VARIANCE = 1e-12  # a dimension without variance has no third and fourth moment: they count as 0 and -3
 
 
 class Moments(NamedTuple):
@@ -28,7 +29,7 @@ def latent_moments(z: jax.Array) -> Moments:
     mean = z.mean(axis=0)
     centered = z - mean
     variance = jnp.sum(centered**2, axis=0) / (z.shape[0] - 1)
-    standardised = centered / jnp.sqrt(variance)
+    standardised = centered / jnp.sqrt(jnp.maximum(variance, _MIN_VARIANCE))
     return Moments(mean, variance, jnp.mean(standardised**3, axis=0), jnp.mean(standardised**4, axis=0) - 3.0)
 
 

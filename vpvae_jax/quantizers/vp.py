@@ -59,6 +59,8 @@ def vp(
         raise ValueError(f"latent_dim={latent_dim}: a latent needs at least one dimension")
     if not 0 < push_fraction <= 1:
         raise ValueError(f"push_fraction={push_fraction}: expected a share of the batch's tokens in (0, 1]")
+    if k_radius is not None and k_radius < 1:
+        raise ValueError(f"k_radius={k_radius}: expected a neighbour rank of at least 1, the default is 16 d")
     radius_rank = round(_NEIGHBORS_PER_DIM * latent_dim) if k_radius is None else k_radius
     num_samples = codebook_size * radius_rank if capacity is None else capacity
     metropolis.check_perturbation(

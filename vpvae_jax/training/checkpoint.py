@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import grain
 import jax
@@ -13,6 +14,7 @@ from vpvae_jax.errors import CheckpointError
 from vpvae_jax.training.state import TrainState
 
 _STATE, _DATA = "state", "data"
+_OVERHEAD_BYTES = 2**20  # metadata of a checkpoint, generously
 
 
 class Checkpoints:
@@ -49,6 +51,7 @@ class Checkpoints:
     def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
         """Start saving; returns once the arrays are copied. An error of the save before is raised here."""
         step = int(state.step)
+        self._check_room(state)
         items = ocp.args.Composite(
             **{_STATE: ocp.args.StandardSave(state._asdict()), _DATA: grain.checkpoint.CheckpointSave(iterator)}
         )
@@ -85,12 +88,22 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise CheckpointError(
-                f"the checkpoint {self._directory / str(step)} cannot be read ({_first_line(error)}): "
-                f"delete it to go on from the one before"
+                f"the checkpoint {self._directory / str(step)} cannot be read with this config ({_first_line(error)}): "
+                f"if it is damaged, move it away to go on from the one before"
             ) from error
         state = TrainState(**restored[_STATE])
         jax.tree.map(_check_dtype, like, state)
         return state
+
+    def _check_room(self, state: TrainState) -> None:
+        """Refuse a save that cannot fit, before it leaves half of itself on the disk."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            mebibyte = 2**20
+            raise self._write_error(
+                OSError(f"no space left on device: {free / mebibyte:.1f} MiB free, {needed / mebibyte:.1f} MiB needed")
+            )
 
     def _write_error(self, error: Exception) -> CheckpointError:
         kept = self.latest_step()

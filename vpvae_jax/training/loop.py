@@ -6,8 +6,9 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import grain
 import jax
 import ml_collections
 import tqdm
@@ -17,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.data import pipeline
-from vpvae_jax.errors import TrainingDivergedError
+from vpvae_jax.data.sources import Record
+from vpvae_jax.errors import DataError, TrainingDivergedError
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.metric_log import MetricLog
 from vpvae_jax.training.state import TrainState, init_state
@@ -54,10 +56,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    iterator = open_train_iterator(config)
+    source = build.build_source(config, config.data.train_split)
+    iterator = open_train_iterator(config, source)
     with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
         state = jax.device_put(new_state(config), replicated)
-        if checkpoints.latest_step() is not None:
+        is_resuming = checkpoints.latest_step() is not None
+        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming)
+        if is_resuming:
             state = checkpoints.restore(state, iterator)
         _run(jitted_step, state, iterator, checkpoints, batch_sharded, config, workdir)
 
@@ -86,11 +91,11 @@ def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array
     )
 
 
-def open_train_iterator(config: ml_collections.ConfigDict):
+def open_train_iterator(config: ml_collections.ConfigDict, source: Sequence[Record]) -> grain.DatasetIterator:
     """The grain iterator over training batches that a config describes."""
     data = config.data
     return pipeline.train_batches(
-        build.build_source(config, data.train_split),
+        source,
         batch_size=config.train.batch_size,
         crop=data.crop,
         resize=data.resize,
@@ -99,6 +104,17 @@ def open_train_iterator(config: ml_collections.ConfigDict):
         num_threads=data.num_threads,
         cache_bytes=data.cache_mib * _MEBIBYTE,
     )
+
+
+def _check_same_data(identity: str, path: pathlib.Path, is_resuming: bool) -> None:
+    """A resumed run goes on in the order of the images; with others it would silently be another run."""
+    stored = layout.read_json(path)["train"] if is_resuming and path.exists() else identity
+    if stored != identity:
+        raise DataError(
+            f"the training set has changed since the checkpoint ({identity}, was {stored}): "
+            f"restore it, or train in a new --workdir"
+        )
+    layout.write_json(path, {"train": identity})
 
 
 def _run(jitted_step, state, iterator, checkpoints, batch_sharded, config, workdir) -> None:
@@ -135,7 +151,7 @@ def _mean_of_finite(pending: list[Metrics], last_step: int) -> dict[str, float]:
             if not math.isfinite(metrics[name]):
                 raise TrainingDivergedError(
                     f"{name} is {metrics[name]} at step {step}: stopped, the last checkpoint is from before; "
-                    f"lower --config.train.learning_rate or --config.train.clip_norm"
+                    f"lower train.learning_rate or train.clip_norm, in a new --workdir"
                 )
     return {name: float(sum(metrics[name] for metrics in fetched) / len(fetched)) for name in fetched[0]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -33,13 +34,21 @@ class MetricLog:
     def write(self, step: int, values: dict[str, float]) -> None:
         """Log the figures of the updates up to and including the step-th."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if not self._events.file_writer.event_writer._worker.is_alive():
+            # Its thread ends on the first failed write, and then its queue would block for ever.
+            raise OSError(
+                errno.ENOSPC, "no space left on device? TensorBoard events cannot be written", self._events.logdir
+            )
         for name, value in values.items():
             self._events.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+        finally:
+            if self._events.file_writer.event_writer._worker.is_alive():
+                self._events.close()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float]]:
