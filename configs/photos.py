@@ -20,7 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.resize = 0  # pixels, short side before cropping; 0 leaves images as they are
     data.crop = 32  # pixels, side of a random training crop
     data.eval_crop = 0  # pixels, side of the central crop that is evaluated; 0 for whole images
-    data.flip = True
+    data.random_crop = True  # False: the centre, as the paper crops COCO
+    data.flip = True  # every second crop mirrored
     data.num_threads = 2
     data.cache_mib = 512  # MiB of decoded images kept in memory
 

@@ -82,6 +82,7 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array
         batch_size=max(1, config.train.batch_size * config.data.crop**2 // config.codebook.crop**2),  # as many pixels
         crop=config.codebook.crop,
         resize=config.data.resize,
+        random_crop=config.data.random_crop,
         flip=config.data.flip,
         seed=config.seed + _FIT_SALT,
         num_threads=config.data.num_threads,

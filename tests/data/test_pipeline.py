@@ -333,6 +333,13 @@ class TestImageDecoder:
         assert source.reads == [3]
 
 
+def test_central_crops_on_request():
+    image = position_image(20, 31)
+    batches = train_batches([Record("a.png", encode(image))], batch_size=3, crop=16, random_crop=False, flip=False)
+    for crop in next(batches):
+        np.testing.assert_array_equal(crop, image[2:18, 7:23])
+
+
 class TestEvalImages:
     def test_central_crop(self):
         image = position_image(20, 31)

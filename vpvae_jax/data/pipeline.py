@@ -81,18 +81,20 @@ def train_batches(
     batch_size: int,
     crop: int,
     resize: int = 0,
+    random_crop: bool = True,
     flip: bool = True,
     seed: int = 0,
     num_threads: int = 2,
     cache_bytes: int = 0,
 ) -> grain.DatasetIterator:
-    """Endless shuffled batches of random crops.
+    """Endless shuffled batches of crops.
 
     Args:
         source: records; each gives one crop an epoch.
         batch_size: images a batch.
         crop: side of the square crop in pixels.
         resize: short side in pixels before the crop, 0 for none.
+        random_crop: crop at a random place; False for the centre.
         flip: mirror every second image, at random.
         seed: of shuffling, crops and flips.
         num_threads: reading and decoding threads.
@@ -119,7 +121,8 @@ def train_batches(
             return None
         name, image = decoded
         _check_crop(name, image.shape[1], image.shape[0], crop)
-        top, left = (int(rng.integers(side - crop + 1)) for side in image.shape[:2])
+        room = [side - crop for side in image.shape[:2]]
+        top, left = (int(rng.integers(excess + 1)) if random_crop else excess // 2 for excess in room)
         image = image[top : top + crop, left : left + crop]
         return image[:, ::-1] if flip and rng.integers(2) else image
 

@@ -99,6 +99,7 @@ def open_train_iterator(config: ml_collections.ConfigDict, source: Sequence[Reco
         batch_size=config.train.batch_size,
         crop=data.crop,
         resize=data.resize,
+        random_crop=data.random_crop,
         flip=data.flip,
         seed=config.seed,
         num_threads=data.num_threads,
