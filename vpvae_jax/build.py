@@ -10,12 +10,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vpvae_jax.data.pipeline import check_sizes
+from vpvae_jax.data.pipeline import check_sizes, train_batches
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.metrics import SSIM_WINDOW
@@ -23,6 +24,7 @@ from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
 
+_MEBIBYTE = 2**20
 _POSITIVE = (
     "train.num_steps",
     "train.batch_size",
@@ -190,6 +192,24 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> FolderSource 
     """The encoded images of a split."""
     data = config.data
     return folder_source(data.path, split) if data.source == "folder" else tfds_source(data.name, split, data.data_dir)
+
+
+def build_batches(
+    config: ml_collections.ConfigDict, source: FolderSource | TfdsSource, *, batch_size: int, crop: int, seed: int
+) -> grain.DatasetIterator:
+    """Endless batches of crops of a source, read and augmented as the config says."""
+    data = config.data
+    return train_batches(
+        source,
+        batch_size=batch_size,
+        crop=crop,
+        resize=data.resize,
+        random_crop=data.random_crop,
+        flip=data.flip,
+        seed=seed,
+        num_threads=data.num_threads,
+        cache_bytes=data.cache_mib * _MEBIBYTE,
+    )
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:

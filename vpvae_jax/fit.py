@@ -14,14 +14,12 @@ import tqdm
 
 from vpvae_jax import build, pixels
 from vpvae_jax import workdir as layout
-from vpvae_jax.data import pipeline
 from vpvae_jax.errors import CheckpointError, ConfigError
 from vpvae_jax.tokenizer import Tokenizer
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
 _LOG = logging.getLogger(__name__)
-_MEBIBYTE = 2**20
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
 
 
@@ -77,16 +75,12 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array
     max_latents = config.codebook.max_latents
     num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
     tokens_kept = min(tokens_per_crop, math.ceil(max_latents / num_crops))
-    batches = pipeline.train_batches(
+    batches = build.build_batches(
+        config,
         source,
         batch_size=max(1, config.train.batch_size * config.data.crop**2 // config.codebook.crop**2),  # as many pixels
         crop=config.codebook.crop,
-        resize=config.data.resize,
-        random_crop=config.data.random_crop,
-        flip=config.data.flip,
         seed=config.seed + _FIT_SALT,
-        num_threads=config.data.num_threads,
-        cache_bytes=config.data.cache_mib * _MEBIBYTE,
     )
     rng = np.random.default_rng((config.seed, _FIT_SALT))
     latents, num_latents = [], 0

@@ -6,9 +6,8 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import grain
 import jax
 import ml_collections
 import tqdm
@@ -17,15 +16,11 @@ from jax.sharding import PartitionSpec as P
 
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
-from vpvae_jax.data import pipeline
-from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import DataError, TrainingDivergedError
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.metric_log import MetricLog
 from vpvae_jax.training.state import TrainState, init_state
 from vpvae_jax.training.step import Metrics, make_train_step
-
-_MEBIBYTE = 2**20
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -57,7 +52,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         donate_argnums=0,
     )
     source = build.build_source(config, config.data.train_split)
-    iterator = open_train_iterator(config, source)
+    iterator = build.build_batches(
+        config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
+    )
     with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
         state = jax.device_put(new_state(config), replicated)
         is_resuming = checkpoints.latest_step() is not None
@@ -88,22 +85,6 @@ def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array
         optimizer=build.build_optimizer(config),
         image_shape=(config.data.crop, config.data.crop, 3),
         use_ema=config.train.ema_decay > 0,
-    )
-
-
-def open_train_iterator(config: ml_collections.ConfigDict, source: Sequence[Record]) -> grain.DatasetIterator:
-    """The grain iterator over training batches that a config describes."""
-    data = config.data
-    return pipeline.train_batches(
-        source,
-        batch_size=config.train.batch_size,
-        crop=data.crop,
-        resize=data.resize,
-        random_crop=data.random_crop,
-        flip=data.flip,
-        seed=config.seed,
-        num_threads=data.num_threads,
-        cache_bytes=data.cache_mib * _MEBIBYTE,
     )
 
 
