@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.splits = ("validation", "test")
     evaluation.batch_size = 1  # more need images of one size
-    evaluation.num_pictures = 6  # columns of reconstructions.png
+    evaluation.num_pictures = 6  # a split, columns of reconstructions.png
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps

@@ -140,6 +140,7 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"data__crop": 17}, "data.crop=17: expected a multiple of the network's stride 2"),
         ({"eval__splits": ("validation", "exam")}, "no split 'exam'"),
         ({"eval__splits": ()}, "eval.splits"),
+        ({"data__path": "photos"}, "data.path=photos is not used with data.source=tfds"),
         ({"data__eval_crop": 8}, "eval_crop=8: expected 0, or at least the 11 of SSIM"),
         ({"model__attention_levels": (2,)}, r"attention_levels.*0\.\.1"),
         ({"model__channel_multipliers": ()}, "channel_multipliers"),
@@ -158,6 +159,9 @@ def test_another_config_is_refused_and_named(trained, data_dir):
     before = (trained / "config.json").read_bytes()
     with pytest.raises(ConfigError, match=r"seed is 1 but 0 there; train.learning_rate is 0.5 but"):
         main.run(tiny.config(data_dir, seed=1, train__learning_rate=0.5), trained, "train")
+    other_data = tiny.config(data_dir, data__source="folder", data__path=str(trained))
+    with pytest.raises(ConfigError, match=r"data.path is .* but  there; data.source is folder but tfds there"):
+        main.run(other_data, trained, "fit_codebook")
     with pytest.raises(ConfigError, match=r"model.channels is 16 but 8 there"):
         main.run(tiny.config(data_dir, model__channels=16), trained, "evaluate")
     assert (trained / "config.json").read_bytes() == before
@@ -227,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
     ("words", "message"),
     [
         (["--config.trian.num_steps=3"], ["trian"]),
-        (["--config.train.num_stepz=3"], ["num_stepz", "num_steps"]),
+        (["--config.train.num_stepz=3"], ["num_stepz", "Did you mean", "num_steps"]),
         (["--config.train.num_steps=many"], ["many"]),
         (["--config.train.num_steps=0"], ["train.num_steps=0", "positive"]),
         (["--config.data.source=folder", "--config.data.path=/no/such/folder"], ["/no/such/folder is not a folder"]),

@@ -104,6 +104,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if 0 < config.data.eval_crop < SSIM_WINDOW:
         raise ConfigError(f"data.eval_crop={config.data.eval_crop}: expected 0, or at least the {SSIM_WINDOW} of SSIM")
+    if config.data.source == "tfds" and config.data.path:
+        raise ConfigError(
+            f"data.path={config.data.path} is not used with data.source=tfds: "
+            f"set --config.data.source=folder to read it"
+        )
     stride = downsampling(config)
     crops = ("data.crop", "data.eval_crop", "codebook.crop")
     for key in crops:

@@ -58,7 +58,7 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     build.build_quantizer(config)
     build.build_schedule(config)
     if mode != "train" or layout.has_results(workdir):
-        layout.check_same_config(config, workdir, for_training=mode == "train")
+        layout.check_same_config(config, workdir, same_data=mode in ("train", "fit_codebook"))
     if mode != "train":
         config = layout.with_stored_training(config, workdir)
     if mode == "train":
@@ -103,7 +103,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
-        _fail(" ".join(str(error).split()))
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        if "flag 'config." in message:
+            message += " (settings go behind --config=configs/photos.py or another file)"
+        _fail(message)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}: settings are given as --config.KEY=VALUE")
     if not _WORKDIR.value:

@@ -30,7 +30,7 @@ _FREE_IN_TRAINING = (
     "data.num_threads",
     "data.cache_mib",
 )
-# The later modes need the network and the quantizer to be those of the checkpoint and choose their own data.
+# An evaluation needs the network and the quantizer to be those of the checkpoint and chooses its own data.
 _BOUND_AFTERWARDS = ("model.", "quantizer.")
 _FREE_AFTERWARDS = ("data", "codebook", "eval")
 _ABSENT = object()
@@ -78,12 +78,12 @@ def with_stored_training(config: ml_collections.ConfigDict, workdir: pathlib.Pat
     return merged
 
 
-def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, for_training: bool) -> None:
+def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, same_data: bool) -> None:
     """Raise ConfigError, naming the keys, if the work directory was trained with another config."""
     mine, stored = flatten(config), flatten(read_config(workdir))
     differing = []
     for key in sorted(mine.keys() | stored.keys()):
-        is_bound = not key.startswith(_FREE_IN_TRAINING) if for_training else key.startswith(_BOUND_AFTERWARDS)
+        is_bound = not key.startswith(_FREE_IN_TRAINING) if same_data else key.startswith(_BOUND_AFTERWARDS)
         if is_bound and mine.get(key, _ABSENT) != stored.get(key, _ABSENT):
             here, there = (values.get(key, "absent") for values in (mine, stored))
             differing.append(f"{key} is {here} but {there} there")

@@ -45,6 +45,9 @@ class ImageDecoder:
         record = record_source[index]
         try:
             image = self._decode(record.encoded)
+        except PIL.UnidentifiedImageError:  # its text names a memory address
+            self._note_unreadable(index, record.name, "not an image, or damaged")
+            return None
         except Exception as error:  # a damaged file makes Pillow trip over anything: struct.error, IndexError, ...
             self._note_unreadable(index, record.name, str(error) or type(error).__name__)
             return None
