@@ -152,12 +152,12 @@ class TestQuantizer:
         values = {"quantizer.latent_dim": 5, "quantizer.codebook_size": 64, "quantizer.k_radius": 7}
         quantizer = build.build_quantizer(load_config(**values))
         assert (quantizer.input_dim, quantizer.latent_dim, quantizer.codebook_size) == (5, 5, 64)
-        _, memory = jax.eval_shape(quantizer.init, jax.random.key(0))
-        assert memory.samples.shape == (64 * 7, 5)
+        _, state = jax.eval_shape(quantizer.init, jax.random.key(0))
+        assert state.memory.samples.shape == (64 * 7, 5)
 
     def test_default_capacity_is_that_of_the_paper(self):
-        _, memory = jax.eval_shape(build.build_quantizer(load_config()).init, jax.random.key(0))
-        assert memory.samples.shape == (256 * 16 * 3, 3)
+        _, state = jax.eval_shape(build.build_quantizer(load_config()).init, jax.random.key(0))
+        assert state.memory.samples.shape == (256 * 16 * 3, 3)
 
     @pytest.mark.parametrize("eta", [0.0, -1.0, math.inf, math.nan])
     def test_eta(self, eta):

@@ -5,6 +5,7 @@ Wrong values end here, before anything compiles.
 
 from __future__ import annotations
 
+import inspect
 import math
 import pathlib
 from collections.abc import Callable
@@ -52,6 +53,8 @@ _NOT_NEGATIVE = (
     "train.final_learning_rate",
     "eval.num_pictures",
 )
+# Methods whose codebook k-means makes after training, of any size.
+_FITTED_AFTERWARDS = ("vp", "none")
 _CHOICES = {
     "quantizer.name": tuple(QUANTIZERS),
     "model.name": ("vqgan",),
@@ -124,16 +127,21 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"eval.batch_size={config.eval.batch_size} needs images of one size: "
             f"set it to 1, or data.eval_crop to the side of a central crop"
         )
-    if config.codebook.max_latents < config.quantizer.codebook_size:
+    codebook_size = build_quantizer(config, for_tokens=True).codebook_size
+    if config.quantizer.name in _FITTED_AFTERWARDS and config.codebook.max_latents < codebook_size:
         raise ConfigError(
             f"codebook.max_latents={config.codebook.max_latents} latents cannot make a codebook of "
-            f"{config.quantizer.codebook_size} codes: raise it"
+            f"{codebook_size} codes: raise it"
+        )
+    if config.codebook.source == "memory" and config.quantizer.name != "vp":
+        raise ConfigError(
+            f"codebook.source=memory but quantizer.name={config.quantizer.name} keeps no memory: set it to data"
         )
     capacity = config.quantizer.get("capacity")
-    if config.codebook.source == "memory" and capacity is not None and capacity < config.quantizer.codebook_size:
+    if config.codebook.source == "memory" and capacity is not None and capacity < codebook_size:
         raise ConfigError(
             f"quantizer.capacity={capacity} latents in the memory cannot make a codebook of "
-            f"{config.quantizer.codebook_size} codes: raise it, or set codebook.source to data"
+            f"{codebook_size} codes: raise it, or set codebook.source to data"
         )
     if (
         not isinstance(config.eval.splits, tuple | list)
@@ -164,12 +172,27 @@ def downsampling(config: ml_collections.ConfigDict) -> int:
     return 2 ** (len(config.model.channel_multipliers) - 1)
 
 
-def build_quantizer(config: ml_collections.ConfigDict) -> Quantizer:
-    """The quantizer that `config.quantizer` names, made with its other keys."""
+def build_quantizer(config: ml_collections.ConfigDict, *, for_tokens: bool = False) -> Quantizer:
+    """The quantizer that `config.quantizer` names, made with its other keys.
+
+    Args:
+        config: the config.
+        for_tokens: of the size that the codebook is to have, `codebook.num_codes`, not of that of the training.
+    """
     settings = config.quantizer.to_dict()
     name = settings.pop("name")
+    num_codes = config.codebook.get("num_codes")
+    if num_codes is not None and name not in _FITTED_AFTERWARDS:
+        raise ConfigError(
+            f"codebook.num_codes={num_codes} but {name} has its codebook from training: "
+            f"leave it unset, only {' and '.join(_FITTED_AFTERWARDS)} can choose it afterwards"
+        )
+    if for_tokens and num_codes is not None:
+        settings["codebook_size"] = num_codes
     try:
-        return QUANTIZERS[name](**settings, kmeans_iterations=config.codebook.max_iterations)
+        if "kmeans_iterations" in inspect.signature(QUANTIZERS[name]).parameters:
+            settings["kmeans_iterations"] = config.codebook.max_iterations
+        return QUANTIZERS[name](**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"quantizer: {error}") from error
 

@@ -29,19 +29,20 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> To
     Raises:
         UserError: no checkpoint, no data, or fewer latents than codes.
     """
-    quantizer = build.build_quantizer(config)
+    quantizer = build.build_quantizer(config, for_tokens=True)
     network = build.build_network(config, quantizer)
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
         state = checkpoints.restore(abstract_state(config))
     params = state.params if state.ema_params is None else state.ema_params
 
     if config.codebook.source == "memory":
-        latents = state.quantizer_state.samples
+        latents = state.quantizer_state.memory.samples
     else:
 
         @jax.jit
         def encode(images):
-            return network.apply({"params": params["network"]}, pixels.to_signal(images), method="encode")
+            z = network.apply({"params": params["network"]}, pixels.to_signal(images), method="encode")
+            return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
 
         latents = _encode_training_set(encode, config)
     if not jnp.isfinite(latents).all():

@@ -34,7 +34,7 @@ class Tokenizer:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, params: Any, codebook: Any, step: int):
-        quantizer = build.build_quantizer(config)
+        quantizer = build.build_quantizer(config, for_tokens=True)
         network = build.build_network(config, quantizer)
         self.config, self.step = config, step
         self.codebook_size = quantizer.codebook_size
@@ -42,7 +42,8 @@ class Tokenizer:
         self._weights = {"network": params, "codebook": codebook}
 
         def to_latents(weights, images):
-            return network.apply({"params": weights["network"]}, pixels.to_signal(images), method="encode")
+            z = network.apply({"params": weights["network"]}, pixels.to_signal(images), method="encode")
+            return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
 
         def to_images(weights, z):
             return pixels.to_pixels(network.apply({"params": weights["network"]}, z, method="decode"))
@@ -58,7 +59,7 @@ class Tokenizer:
         self._to_indices, self._to_codes = jax.jit(to_indices), jax.jit(to_codes)
 
     def latents(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Latents before quantization, `(n, h / f, w / f, d)` float32, of `(n, h, w, 3)` uint8 images."""
+        """Latents as the decoder sees them without quantization: `(n, h, w, 3)` uint8 to `(n, h / f, w / f, d)`."""
         self._check_images(images)
         return self._to_latents(self._weights, images)
 

@@ -20,10 +20,10 @@ def test_defaults_are_those_of_the_authors():
     params, state = quantizer.init(jax.random.key(0))
     assert params == {}
     k_radius = 16 * dim
-    assert state.samples.shape == (codebook_size * k_radius, dim)
+    assert state.memory.samples.shape == (codebook_size * k_radius, dim)
     z = tokens(64, dim)
     _, _, loss, info = quantizer.train(params, state, z, KEY)
-    radius = neighbor_distances(state.samples, z, (k_radius,)).mean()  # eta = 1
+    radius = neighbor_distances(state.memory.samples, z, (k_radius,)).mean()  # eta = 1
     np.testing.assert_allclose(info["radius"], radius, rtol=1e-5)
     np.testing.assert_allclose(loss, moments.latent_norm_loss(z), rtol=1e-6)
 
@@ -31,10 +31,12 @@ def test_defaults_are_those_of_the_authors():
 def test_settings_reach_the_step():
     quantizer = vp(16, 2, k_radius=10, eta=0.5, capacity=100, mean_weight=0.0, variance_weight=2.0)
     params, state = quantizer.init(jax.random.key(0))
-    assert state.samples.shape == (100, 2)
+    assert state.memory.samples.shape == (100, 2)
     z = tokens(200, 2)
     _, _, loss, info = quantizer.train(params, state, z, KEY)
-    np.testing.assert_allclose(info["radius"], 0.5 * neighbor_distances(state.samples, z, (10,)).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        info["radius"], 0.5 * neighbor_distances(state.memory.samples, z, (10,)).mean(), rtol=1e-5
+    )
     np.testing.assert_allclose(loss, 2 * jnp.mean((z.var(axis=0, ddof=1) - 1) ** 2), rtol=1e-5)
 
 
@@ -58,12 +60,12 @@ def test_memory_receives_its_share_of_the_tokens_drawn_without_replacement(num_t
     params, state = quantizer.init(jax.random.key(0))
     z = tokens(num_tokens, 2)
     _, pushed, _, _ = quantizer.train(params, state, z, KEY)
-    assert int(pushed.cursor) == expected % 100
-    new = np.asarray(pushed.samples)[:expected]
+    assert int(pushed.memory.cursor) == expected % 100
+    new = np.asarray(pushed.memory.samples)[:expected]
     is_token = (new[:, None] == np.asarray(z)[None]).all(axis=2)
     np.testing.assert_array_equal(is_token.sum(axis=1), 1)
     assert is_token.sum(axis=0).max() == 1
-    np.testing.assert_array_equal(pushed.samples[expected:], state.samples[expected:])
+    np.testing.assert_array_equal(pushed.memory.samples[expected:], state.memory.samples[expected:])
 
 
 def test_memory_receives_tokens_from_the_whole_batch():
@@ -71,7 +73,7 @@ def test_memory_receives_tokens_from_the_whole_batch():
     params, state = quantizer.init(jax.random.key(0))
     z = jnp.arange(200.0).reshape(100, 2)
     step = jax.jit(quantizer.train)
-    rows = [np.asarray(step(params, state, z, jax.random.key(i))[1].samples)[:10, 0] / 2 for i in range(40)]
+    rows = [np.asarray(step(params, state, z, jax.random.key(i))[1].memory.samples)[:10, 0] / 2 for i in range(40)]
     # Mean of 400 rows drawn from 0..99: 49.5 with a standard error of 1.4.
     assert np.mean(rows) == pytest.approx(49.5, abs=5)
     assert np.min(rows) < 10
@@ -81,14 +83,16 @@ def test_memory_receives_tokens_from_the_whole_batch():
 def test_memory_carries_no_gradient():
     quantizer = vp(8, 2, k_radius=10, capacity=100, push_fraction=0.5)
     params, state = quantizer.init(jax.random.key(0))
-    to_z = jax.grad(lambda z: quantizer.train(params, state, z, KEY)[1].samples.sum())(tokens(20, 2))
+    to_z = jax.grad(lambda z: quantizer.train(params, state, z, KEY)[1].memory.samples.sum())(tokens(20, 2))
     np.testing.assert_array_equal(to_z, 0)
 
     def total(samples):
-        z_tilde, _, loss, _ = quantizer.train(params, state._replace(samples=samples), tokens(20, 2), KEY)
+        z_tilde, _, loss, _ = quantizer.train(
+            params, state._replace(memory=state.memory._replace(samples=samples)), tokens(20, 2), KEY
+        )
         return z_tilde.sum() + loss
 
-    np.testing.assert_array_equal(jax.grad(total)(state.samples), 0)
+    np.testing.assert_array_equal(jax.grad(total)(state.memory.samples), 0)
 
 
 def test_info_carries_no_gradient():

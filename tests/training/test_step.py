@@ -44,8 +44,8 @@ def test_ten_steps_lower_the_loss_with_one_trace_and_move_every_part_of_the_stat
     assert int(state.step) == 30
     for before, after in zip(jax.tree.leaves(start.params), jax.tree.leaves(state.params), strict=True):
         assert not np.array_equal(before, after)
-    assert not np.array_equal(start.quantizer_state.samples, state.quantizer_state.samples)
-    assert int(state.quantizer_state.cursor) == 30 * round(0.01 * 4 * 8 * 8)
+    assert not np.array_equal(start.quantizer_state.memory.samples, state.quantizer_state.memory.samples)
+    assert int(state.quantizer_state.memory.cursor) == 30 * round(0.01 * 4 * 8 * 8)
     np.testing.assert_array_equal(start.key_data, state.key_data)
     # The running mean lags behind: between where the parameters were and where they are.
     lag = [
@@ -69,10 +69,10 @@ def test_bfloat16_network_keeps_quantizer_and_parameters_in_float32():
     config, step = _parts(model__dtype="bfloat16")
     state, metrics = jax.jit(step)(new_state(config), _images())
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert state.quantizer_state.samples.dtype == jnp.float32
+    assert state.quantizer_state.memory.samples.dtype == jnp.float32
     assert np.isfinite(float(metrics["loss"]))
     # The last memory entries are the latents of this step: more bits than bfloat16 has.
-    pushed = state.quantizer_state.samples[: int(state.quantizer_state.cursor)]
+    pushed = state.quantizer_state.memory.samples[: int(state.quantizer_state.memory.cursor)]
     assert not np.array_equal(pushed, pushed.astype(jnp.bfloat16).astype(jnp.float32))
 
 

@@ -112,6 +112,14 @@ def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int) -> jax.A
     return jax.lax.fori_loop(1, num_codes, add_seed, (seeds, squared_to(first)))[0]
 
 
+def check_codebook(codebook_size: int, latent_dim: int) -> None:
+    """Raise ValueError for a codebook without codes or dimensions."""
+    if codebook_size < 1:
+        raise ValueError(f"codebook_size={codebook_size}: a codebook needs at least one code")
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim={latent_dim}: a latent needs at least one dimension")
+
+
 def assign(codebook: jax.Array, z: jax.Array) -> jax.Array:
     """Index of the nearest code of each latent.
 

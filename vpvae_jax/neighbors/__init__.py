@@ -68,6 +68,36 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
     return jax.lax.platform_dependent(samples, queries, cpu=tree.nearest, default=brute_force.nearest)
 
 
+def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
+    """Index of the sample that is each query's own choice among its `max_rank` nearest.
+
+    Args:
+        samples: `(num_samples, d)` finite points.
+        queries: `(num_queries, d)` points. A query that is not finite gets index 0.
+        ranks: `(num_queries,)` whole numbers in 1..max_rank, 1 for the nearest.
+        max_rank: highest rank, static.
+
+    Returns:
+        `(num_queries,)` int32.
+
+    Raises:
+        ValueError: shapes that do not match, or max_rank outside 1..num_samples.
+    """
+    samples, queries = _prepare(samples, queries)
+    if not 1 <= max_rank <= samples.shape[0]:
+        raise ValueError(
+            f"neighbour rank {max_rank} does not exist among {samples.shape[0]} samples: "
+            f"use ranks 1..{samples.shape[0]}"
+        )
+    return jax.lax.platform_dependent(
+        samples,
+        queries,
+        ranks.astype(jnp.int32),
+        cpu=lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
+        default=lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
+    )
+
+
 def _prepare(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
     samples, queries = jnp.asarray(samples), jnp.asarray(queries)
     if samples.ndim != 2 or queries.ndim != 2 or samples.shape[1] != queries.shape[1]:

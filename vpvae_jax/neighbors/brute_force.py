@@ -53,6 +53,28 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
     return _map_queries(search, queries, samples.shape[0])
 
 
+def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
+    """See `vpvae_jax.neighbors.neighbor_at_rank`; of equally near samples the earlier has the lower rank."""
+
+    def search(tile: tuple[jax.Array, jax.Array]) -> jax.Array:
+        query_tile, rank_tile = tile
+
+        def merge(best, squared, offset):
+            positions = jnp.broadcast_to(jnp.arange(squared.shape[1], dtype=jnp.int32) + offset, squared.shape)
+            candidates = jnp.concatenate([best[0], squared], axis=1)
+            smallest, chosen = jax.lax.top_k(-candidates, max_rank)
+            indices = jnp.take_along_axis(jnp.concatenate([best[1], positions], axis=1), chosen, axis=1)
+            return -smallest, indices
+
+        shape = (query_tile.shape[0], max_rank)
+        start = (jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32))
+        _, indices = _scan_samples(samples, query_tile, start, merge)
+        found = jnp.take_along_axis(indices, rank_tile[:, None] - 1, axis=1)[:, 0]
+        return jnp.where(jnp.isfinite(query_tile).all(axis=1), found, 0)
+
+    return _map_queries(search, (queries, ranks), samples.shape[0])
+
+
 def _nan_where_not_finite(queries: jax.Array, distances: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(queries).all(axis=1, keepdims=True), distances, jnp.nan)
 
@@ -73,13 +95,17 @@ def _scan_samples(samples: jax.Array, queries: jax.Array, start: Any, merge: Cal
     return jax.lax.scan(step, start, jnp.arange(num_tiles, dtype=jnp.int32))[0]
 
 
-def _map_queries(search: Callable, queries: jax.Array, num_samples: int) -> Any:
+def _map_queries(search: Callable, queries: Any, num_samples: int) -> Any:
     """Apply `search` to the queries in tiles, so that at most `_MAX_TILE_ELEMENTS` distances exist at a time."""
-    num_queries = queries.shape[0]
+    num_queries = jax.tree.leaves(queries)[0].shape[0]
     tile = max(1, min(num_queries, _MAX_TILE_ELEMENTS // min(num_samples, _MAX_SAMPLE_TILE)))
     num_tiles = -(-num_queries // tile)
-    padded = jnp.pad(queries, ((0, num_tiles * tile - num_queries), (0, 0)))
-    # A tile takes every num_tiles-th query: if they are sharded over devices, so is each tile, and all devices work.
-    tiles = padded.reshape(tile, num_tiles, queries.shape[1]).swapaxes(0, 1)
-    found = jax.lax.map(search, tiles)
+
+    def tiled(array):
+        padded = jnp.pad(array, ((0, num_tiles * tile - num_queries), *[(0, 0)] * (array.ndim - 1)))
+        # A tile takes every num_tiles-th query: if they are sharded over devices, so is each tile, and all devices
+        # work.
+        return padded.reshape(tile, num_tiles, *array.shape[1:]).swapaxes(0, 1)
+
+    found = jax.lax.map(search, jax.tree.map(tiled, queries))
     return jax.tree.map(lambda t: t.swapaxes(0, 1).reshape(num_tiles * tile, *t.shape[2:])[:num_queries], found)

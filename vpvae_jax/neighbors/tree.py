@@ -31,6 +31,17 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
     return jax.pure_callback(on_host, shapes, samples, queries, vmap_method="sequential")
 
 
+def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
+    """See `vpvae_jax.neighbors.neighbor_at_rank`."""
+
+    def on_host(samples, queries, ranks):
+        _, indices = _query(np.asarray(samples), np.asarray(queries), list(range(1, max_rank + 1)))
+        return np.take_along_axis(indices, np.asarray(ranks)[:, None] - 1, axis=1)[:, 0].astype(np.int32)
+
+    shape = jax.ShapeDtypeStruct((queries.shape[0],), jnp.int32)
+    return jax.pure_callback(on_host, shape, samples, queries, ranks, vmap_method="sequential")
+
+
 def _query(samples: np.ndarray, queries: np.ndarray, ranks: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Query the tree; rows that are not finite come back as NaN and index 0 instead of an exception inside XLA."""
     distances = np.full((len(queries), len(ranks)), np.nan)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from vpvae_jax.neighbors import neighbor_distances
 
 _MAX_RELIABLE_DIM = 16  # beyond it neighbour distances concentrate and the density estimate says little
+ACCEPT = ("metropolis", "density", "always")
 _MIN_ACCEPT_U = 1e-6  # the authors' floor for the uniform draw, so that its logarithm stays finite
 
 
@@ -83,7 +84,14 @@ def log_acceptance_ratio(
 
 
 def metropolis_step(
-    samples: jax.Array, z: jax.Array, draws: Draws, *, k_radius: int, k_density: int, eta: float | jax.Array
+    samples: jax.Array,
+    z: jax.Array,
+    draws: Draws,
+    *,
+    k_radius: int,
+    k_density: int,
+    eta: float | jax.Array,
+    accept: str = "metropolis",
 ) -> tuple[jax.Array, StepInfo]:
     """The step of `perturb` with its randomness as an argument.
 
@@ -97,6 +105,7 @@ def metropolis_step(
         k_radius: M, rank of the neighbour that sets the radius.
         k_density: k, rank of the neighbour that sets the density.
         eta: scale of the radius, dimensionless.
+        accept: see `perturb`.
 
     Returns:
         z_tilde: `(n, d)` float32 with `d z_tilde / d z = I`.
@@ -110,8 +119,14 @@ def metropolis_step(
     d_k_new, d_m_new = neighbor_distances(samples, proposal, ranks).T
 
     log_ratio = log_acceptance_ratio(d_k, d_m, d_k_new, d_m_new, z.shape[-1])
-    is_reversible = jnp.linalg.norm(proposal - start, axis=-1) < eta * d_m_new
-    accepted = (jnp.log(jnp.maximum(draws.accept_u, _MIN_ACCEPT_U)) < log_ratio) & is_reversible
+    log_u = jnp.log(jnp.maximum(draws.accept_u, _MIN_ACCEPT_U))
+    if accept == "always":
+        accepted = jnp.ones_like(log_u, bool)
+    elif accept == "density":
+        accepted = log_u < z.shape[-1] * (jnp.log(d_k) - jnp.log(d_k_new))
+    else:
+        is_reversible = jnp.linalg.norm(proposal - start, axis=-1) < eta * d_m_new
+        accepted = (log_u < log_ratio) & is_reversible
 
     z_tilde = z + jnp.where(accepted[:, None], proposal - start, 0.0)
     return z_tilde, StepInfo(
@@ -134,6 +149,7 @@ def perturb(
     k_radius: int,
     k_density: int = 8,
     eta: float | jax.Array = 1.0,
+    accept: str = "metropolis",
 ) -> tuple[jax.Array, StepInfo]:
     """Move each latent by one Metropolis-Hastings step within the distribution of `samples`.
 
@@ -148,37 +164,52 @@ def perturb(
         k_radius: M = ceil(num_samples / K), the rank whose distance is the radius of the move.
         k_density: k, the rank whose distance gives the density.
         eta: scale of the radius, dimensionless, positive.
+        accept: "metropolis": the step described; the others are for ablations and leave no density invariant.
+            "density": by the ratio of the densities alone, without the correction for the size of the balls and
+            without the check that a reverse move exists; "always": every move.
 
     Returns:
         z_tilde: `(n, d)` float32.
         info: `StepInfo`; `info.acceptance_rate` is about 0.6 where memory and latents share a distribution.
 
     Raises:
-        ValueError: eta <= 0, a rank above the number of samples, or shapes that do not match.
+        ValueError: eta <= 0, an unknown rule, a rank above the number of samples, or shapes that do not match.
 
     Avoid when: d is above 16 (warned), where distances concentrate; or the latents are far from the memory.
 
     Source: arXiv 2602.17133, section 3.
     """
-    check_perturbation(num_samples=samples.shape[0], dim=z.shape[-1], k_radius=k_radius, k_density=k_density, eta=eta)
+    check_perturbation(
+        num_samples=samples.shape[0], dim=z.shape[-1], k_radius=k_radius, k_density=k_density, eta=eta, accept=accept
+    )
     if z.ndim != 2:
         raise ValueError(f"z has shape {z.shape}, expected (n, d): reshape it with z.reshape(-1, {z.shape[-1]})")
-    return _perturb(key, samples, z, eta, k_radius=k_radius, k_density=k_density)
+    return _perturb(key, samples, z, eta, k_radius=k_radius, k_density=k_density, accept=accept)
 
 
-@functools.partial(jax.jit, static_argnames=("k_radius", "k_density"))
-def _perturb(key, samples, z, eta, *, k_radius, k_density):
+@functools.partial(jax.jit, static_argnames=("k_radius", "k_density", "accept"))
+def _perturb(key, samples, z, eta, *, k_radius, k_density, accept):
     direction_key, rho_key, accept_key = jax.random.split(key, 3)
     draws = Draws(
         direction=jax.random.normal(direction_key, z.shape, jnp.float32),
         rho=jax.random.uniform(rho_key, z.shape[:1], jnp.float32),
         accept_u=jax.random.uniform(accept_key, z.shape[:1], jnp.float32),
     )
-    return metropolis_step(samples, z, draws, k_radius=k_radius, k_density=k_density, eta=eta)
+    return metropolis_step(samples, z, draws, k_radius=k_radius, k_density=k_density, eta=eta, accept=accept)
 
 
-def check_perturbation(*, num_samples: int, dim: int, k_radius: int, k_density: int, eta: float | jax.Array) -> None:
+def check_perturbation(
+    *,
+    num_samples: int,
+    dim: int,
+    k_radius: int,
+    k_density: int,
+    eta: float | jax.Array,
+    accept: str = "metropolis",
+) -> None:
     """Raise ValueError for settings that cannot work, warn of a latent dimension that is too high."""
+    if accept not in ACCEPT:
+        raise ValueError(f"accept={accept!r}: expected one of {', '.join(ACCEPT)}")
     for name, rank in (("k_radius", k_radius), ("k_density", k_density)):
         if not 1 <= rank <= num_samples:
             raise ValueError(

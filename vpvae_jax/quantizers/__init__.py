@@ -1,8 +1,24 @@
 """One file a method, one protocol (`base.Quantizer`). A new method is a new file and a line in `QUANTIZERS`."""
 
+from collections.abc import Callable
+
 from vpvae_jax.quantizers.base import Quantizer
+from vpvae_jax.quantizers.fsp import fsp
+from vpvae_jax.quantizers.fsq import fsq
+from vpvae_jax.quantizers.none import none
+from vpvae_jax.quantizers.simvq import simvq
+from vpvae_jax.quantizers.tokenbridge import tokenbridge
 from vpvae_jax.quantizers.vp import vp
+from vpvae_jax.quantizers.vq import vq
 
-QUANTIZERS = {"vp": vp}
+QUANTIZERS: dict[str, Callable[..., Quantizer]] = {
+    "vp": vp,
+    "fsp": fsp,
+    "fsq": fsq,
+    "vq": vq,
+    "simvq": simvq,
+    "tokenbridge": tokenbridge,
+    "none": none,
+}
 
-__all__ = ["QUANTIZERS", "Quantizer", "vp"]
+__all__ = ["QUANTIZERS", "Quantizer", "fsp", "fsq", "none", "simvq", "tokenbridge", "vp", "vq"]

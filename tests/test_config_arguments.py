@@ -1,0 +1,41 @@
+import pytest
+
+from vpvae_jax.config_arguments import quantizer_section
+from vpvae_jax.errors import ConfigError
+from vpvae_jax.quantizers import QUANTIZERS
+
+
+def section(argument, **tuned):
+    return quantizer_section(argument, codebook_size=256, tuned=tuned).to_dict()
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("codebook_size", [16, 256, 16384])
+def test_every_method_and_size_builds(name, codebook_size):
+    settings = section(f"quantizer={name},codebook_size={codebook_size}")
+    made = QUANTIZERS[settings.pop("name")](**settings)
+    # Levels multiply to about K: 240 for 256, 15360 for 16384.
+    assert made.codebook_size == pytest.approx(codebook_size, rel=0.07)
+
+
+def test_argument_over_tuned_over_default():
+    assert section("")["eta"] == 1.0
+    assert section("", vp={"eta": 2.0})["eta"] == 2.0
+    assert section("eta=auto", vp={"eta": 2.0})["eta"] == "auto"
+    assert section("quantizer=fsp,levels=4x3")["levels"] == (4, 3)
+    assert section("quantizer=fsq,symmetric=False")["symmetric"] is False
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("quantizer=vqvae", "quantizer=vqvae: expected one of vp"),
+        ("codebook_size=100", "codebook_size=100: expected one of 16"),
+        ("quantizer=vq,eta=2", "eta: no setting of quantizer=vq"),
+        ("fsp", "'fsp' behind the config file: expected key=value"),
+        ("eta=1,eta=2", "each key once"),
+    ],
+)
+def test_mistakes(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        section(argument)

@@ -1,0 +1,70 @@
+"""Variants of a config file by argument: `configs/photos.py:quantizer=fsp,codebook_size=1024,activation=normal`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from vpvae_jax.errors import ConfigError
+from vpvae_jax.quantizers import QUANTIZERS, paper
+
+_SET_ELSEWHERE = ("kmeans_iterations",)  # codebook.max_iterations
+
+
+def quantizer_section(
+    argument: str, *, codebook_size: int, tuned: Mapping[str, Mapping[str, Any]]
+) -> ml_collections.ConfigDict:
+    """The quantizer section of a config: every argument of a method's factory, with the paper's levels for K.
+
+    Args:
+        argument: what stands behind the file's colon: `key=value` pairs between commas. `quantizer` is the method
+            (default vp), `codebook_size` is K; every other key is an argument of the method, with tuples as 8x6x5.
+        codebook_size: K where the argument names none.
+        tuned: by method, what the config sets otherwise than the factory's defaults.
+
+    Raises:
+        ConfigError: a pair, method, size or key that does not exist.
+    """
+    given = _parse(argument)
+    name = given.pop("quantizer", "vp")
+    if name not in QUANTIZERS:
+        raise ConfigError(f"quantizer={name}: expected one of {', '.join(QUANTIZERS)}")
+    try:
+        by_size = paper.settings(name, given.pop("codebook_size", codebook_size))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    known = {key: p.default for key, p in inspect.signature(QUANTIZERS[name]).parameters.items()}
+    unknown = [key for key in given if key not in known or key in _SET_ELSEWHERE]
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: no setting of quantizer={name}, expected one of {', '.join(known)}")
+    values = known | by_size | dict(tuned.get(name, {})) | given
+    section = ml_collections.ConfigDict({"name": name})
+    for key, value in values.items():
+        if key not in _SET_ELSEWHERE:
+            section[key] = config_dict.placeholder(int) if value is None else value
+    return section
+
+
+def _parse(argument: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in filter(None, argument.split(",")):
+        key, equals, text = pair.partition("=")
+        if not equals or not key or not text or key in values:
+            raise ConfigError(f"{pair!r} behind the config file: expected key=value pairs, each key once, with commas")
+        values[key] = _literal(text)
+    return values
+
+
+def _literal(text: str) -> Any:
+    parts = text.split("x")
+    if len(parts) > 1 and all(part.isdigit() for part in parts):
+        return tuple(int(part) for part in parts)
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

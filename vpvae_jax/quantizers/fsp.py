@@ -1,0 +1,161 @@
+"""FSP: the scalar variant of VP. A CDF-like map makes latents uniform, where cells and noise are known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vpvae_jax.codebooks import lattice
+from vpvae_jax.quantizers import moments
+from vpvae_jax.quantizers.activations import get_activation
+from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, straight_through
+
+_UNIT_VARIANCE = math.sqrt(12.0)  # 1 / standard deviation of U[0, 1]
+ACCEPT = ("dimension", "vector")
+
+
+class Draws(NamedTuple):
+    """The randomness of one step for n latents, kept apart so that reference numbers can be reproduced."""
+
+    noise_u: jax.Array  # (n, d) from U[0, 1)
+    select_u: jax.Array  # (n, d) from U[0, 1): a dimension is perturbed where it exceeds the rate, else quantized
+
+
+def to_unit_variance(u: jax.Array) -> jax.Array:
+    """What the decoder sees of a value in [0, 1]: `(u - 1/2) * sqrt(12)`."""
+    return (u - 0.5) * _UNIT_VARIANCE
+
+
+def level_indices(u: jax.Array, levels: jax.Array) -> jax.Array:
+    """`l = floor(L * u)`, at most L - 1; `(n, d)` values in [0, 1] to int32."""
+    return jnp.clip(jnp.floor(levels * u).astype(jnp.int32), 0, levels.astype(jnp.int32) - 1)
+
+
+def centroids(level: jax.Array, levels: jax.Array) -> jax.Array:
+    """`(l + 1/2) / L`, the Lloyd-Max points of U[0, 1]."""
+    return (level + 0.5) / levels
+
+
+def perturb_or_quantize(
+    u: jax.Array, draws: Draws, *, levels: jax.Array, quantize_rate: float, accept: str = "dimension"
+) -> tuple[jax.Array, jax.Array]:
+    """Replace each value by its centroid or move it by up to half a cell.
+
+    A move `u' = u + U(-1/2, 1/2) / L` counts if it stays inside (0, 1).
+
+    Args:
+        u: `(n, d)` values in [0, 1].
+        draws: see `Draws`.
+        levels: `(d,)` float, L_i.
+        quantize_rate: share of dimensions that are quantized instead of perturbed.
+        accept: "dimension": each is accepted on its own, as in the authors' code; "vector": all moved dimensions of a
+            latent or none, as in the paper.
+
+    Returns:
+        `(n, d)`, with the identity as its gradient, and `(n, d)` bool: whether the move stays inside.
+
+    Source: arXiv 2602.17133, FSP.
+    """
+    moved = u + (2.0 * draws.noise_u - 1.0) / (2.0 * levels)
+    inside = (moved > 0.0) & (moved < 1.0)
+    is_perturbed = draws.select_u > quantize_rate
+    if accept == "vector":
+        inside = jnp.broadcast_to((inside | ~is_perturbed).all(axis=-1, keepdims=True), inside.shape)
+    perturbed = jnp.where(inside, moved, u)
+    quantized = centroids(level_indices(u, levels), levels)
+    return straight_through(u, jnp.where(is_perturbed, perturbed, quantized)), inside
+
+
+def fsp(
+    levels: Sequence[int],
+    *,
+    latent_dim: int | None = None,
+    activation: str = "tanh",
+    quantize_rate: float = 0.5,
+    accept: str = "dimension",
+    mean_weight: float = moments.MEAN_WEIGHT,
+    variance_weight: float = moments.VARIANCE_WEIGHT,
+    skewness_weight: float = 0.0,
+    kurtosis_weight: float = 0.0,
+) -> Quantizer:
+    """Finite scalar perturbation.
+
+    `u = g(z)` in [0, 1] with a CDF-like g; training quantizes or perturbs each dimension, inference takes the centroid
+    of its cell. The decoder sees `(u - 1/2) * sqrt(12)`.
+
+    Args:
+        levels: L_i of each dimension, at least 2; the codebook has their product of codes.
+        latent_dim: d, to be checked against the levels.
+        activation: g, one of `activations.ACTIVATIONS`.
+        quantize_rate: probability that a dimension is quantized instead of perturbed; paper 0.5.
+        accept: "dimension" (authors' code) or "vector" (paper), see `perturb_or_quantize`.
+        mean_weight: l1 of L_norm on z; 0 turns the term off.
+        variance_weight: l2 of L_norm; its target is the variance of g's distribution. 0 turns the term off.
+        skewness_weight: of the squared third moment in L_norm, off by default.
+        kurtosis_weight: of the squared excess fourth moment, off by default.
+
+    Returns:
+        A `Quantizer` with `params = {}`, `state = {}`.
+
+    Raises:
+        ValueError: a setting that cannot work, with its remedy.
+
+    Source: arXiv 2602.17133, FSP.
+    """
+    num_levels = lattice.check_levels(levels, latent_dim)
+    g = get_activation(activation)
+    if not 0 <= quantize_rate <= 1:
+        raise ValueError(f"quantize_rate={quantize_rate}: expected a probability in [0, 1]")
+    if accept not in ACCEPT:
+        raise ValueError(f"accept={accept!r}: expected one of {', '.join(ACCEPT)}")
+    if variance_weight and not math.isfinite(g.variance):
+        raise ValueError(f"activation={activation!r} has no variance that L_norm could aim at: set variance_weight=0")
+    dim, float_levels = len(num_levels), jnp.array(num_levels, jnp.float32)
+
+    def train(params, state, z, key):
+        del params
+        noise_key, select_key = jax.random.split(key)
+        draws = Draws(jax.random.uniform(noise_key, z.shape), jax.random.uniform(select_key, z.shape))
+        z = z.astype(jnp.float32)
+        u = g.cdf(z)
+        u_tilde, inside = perturb_or_quantize(u, draws, levels=float_levels, quantize_rate=quantize_rate, accept=accept)
+        loss = moments.latent_norm_loss(
+            z,
+            target_variance=g.variance if variance_weight else 1.0,
+            mean_weight=mean_weight,
+            variance_weight=variance_weight,
+            skewness_weight=skewness_weight,
+            kurtosis_weight=kurtosis_weight,
+        )
+        indices = lattice.to_indices(level_indices(u, float_levels), num_levels)
+        info = {
+            "acceptance_rate": inside.mean(dtype=jnp.float32),
+            "move_length": jnp.linalg.norm(jax.lax.stop_gradient(u_tilde - u) * _UNIT_VARIANCE, axis=-1).mean(),
+            "batch_usage": batch_usage(indices, math.prod(num_levels)),
+        }
+        return to_unit_variance(u_tilde), state, loss, info
+
+    def fit(params, state, latents, key):
+        del params, state, latents, key
+        return to_unit_variance(centroids(lattice.all_levels(num_levels), float_levels))
+
+    def encode(codebook, z):
+        del codebook
+        u = z.astype(jnp.float32) / _UNIT_VARIANCE + 0.5
+        return lattice.to_indices(level_indices(u, float_levels), num_levels)
+
+    return Quantizer(
+        input_dim=dim,
+        latent_dim=dim,
+        codebook_size=math.prod(num_levels),
+        init=lambda key: ({}, {}),
+        train=train,
+        project=lambda z: to_unit_variance(g.cdf(z.astype(jnp.float32))),
+        fit=fit,
+        encode=encode,
+        decode=look_up,
+    )

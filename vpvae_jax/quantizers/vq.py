@@ -1,0 +1,117 @@
+"""VQ-VAE: a codebook learned with the representation, by gradient or by running means."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vpvae_jax.codebooks import kmeans
+from vpvae_jax.neighbors import nearest
+from vpvae_jax.quantizers.base import Quantizer, batch_usage, identity, look_up, straight_through
+
+UPDATES = ("gradient", "ema")
+_SMOOTHING = 1e-5  # Laplace smoothing of the running counts, van den Oord et al.
+
+
+class EMAState(NamedTuple):
+    """Running means from which the codebook follows."""
+
+    codebook: jax.Array  # (K, d)
+    counts: jax.Array  # (K,) running number of latents of a batch that fall to a code
+    sums: jax.Array  # (K, d) running sum of these latents
+
+
+def vq(
+    codebook_size: int,
+    latent_dim: int,
+    *,
+    commitment_weight: float = 0.25,
+    update: str = "gradient",
+    decay: float = 0.99,
+    restart_below: float = 0.0,
+) -> Quantizer:
+    """Vector quantization with straight-through gradients.
+
+    Loss `mean (sg(z) - q)^2 + beta * mean (z - sg(q))^2`; with `update="ema"` the second term alone.
+
+    Args:
+        codebook_size: K.
+        latent_dim: d.
+        commitment_weight: beta.
+        update: "gradient": the codebook is a parameter; "ema": it follows running means of its latents.
+        decay: of the running means, only with "ema".
+        restart_below: a code whose running count of latents a batch falls below this number is moved to a latent of
+            the batch, only with "ema"; 0 for never, 1 is usual.
+
+    Returns:
+        A `Quantizer`; the codebook is in `params` ("gradient") or in the state, an `EMAState` ("ema").
+
+    Raises:
+        ValueError: a setting that cannot work, with its remedy.
+
+    Source: van den Oord et al. 2017 (arXiv 1711.00937), its appendix for the running means; codes start from
+        U(-1/K, 1/K) as there.
+    """
+    kmeans.check_codebook(codebook_size, latent_dim)
+    if update not in UPDATES:
+        raise ValueError(f"update={update!r}: expected one of {', '.join(UPDATES)}")
+    if not commitment_weight >= 0:
+        raise ValueError(f"commitment_weight={commitment_weight}: expected 0 or more")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay={decay}: expected a decay in [0, 1), such as 0.99")
+    if restart_below < 0 or (restart_below and update != "ema"):
+        raise ValueError(f"restart_below={restart_below}: expected 0, or a positive count with update='ema'")
+
+    def init(key):
+        codebook = jax.random.uniform(
+            key, (codebook_size, latent_dim), jnp.float32, -1 / codebook_size, 1 / codebook_size
+        )
+        if update == "gradient":
+            return {"codebook": codebook}, {}
+        return {}, EMAState(codebook, jnp.ones((codebook_size,), jnp.float32), codebook)
+
+    def train(params, state, z, key):
+        z = z.astype(jnp.float32)
+        codebook = params["codebook"] if update == "gradient" else state.codebook
+        indices, _ = nearest(codebook, z)
+        z_q = codebook[indices]
+        loss = commitment_weight * jnp.mean((z - jax.lax.stop_gradient(z_q)) ** 2)
+        if update == "gradient":
+            loss += jnp.mean((jax.lax.stop_gradient(z) - z_q) ** 2)
+        else:
+            state = _follow(state, jax.lax.stop_gradient(z), indices, key)
+        info = {
+            "move_length": jnp.linalg.norm(jax.lax.stop_gradient(z_q - z), axis=-1).mean(),
+            "batch_usage": batch_usage(indices, codebook_size),
+        }
+        return straight_through(z, z_q), state, loss, info
+
+    def _follow(state, z, indices, key):
+        batch_counts = jnp.zeros_like(state.counts).at[indices].add(1.0)
+        counts = decay * state.counts + (1 - decay) * batch_counts
+        sums = decay * state.sums + (1 - decay) * jnp.zeros_like(state.sums).at[indices].add(z)
+        is_dead = counts < restart_below
+        newcomers = z[jax.random.randint(key, (codebook_size,), 0, z.shape[0])]
+        counts = jnp.where(is_dead, 1.0, counts)
+        sums = jnp.where(is_dead[:, None], newcomers, sums)
+        total = counts.sum()
+        smoothed = (counts + _SMOOTHING) / (total + codebook_size * _SMOOTHING) * total
+        return EMAState(sums / smoothed[:, None], counts, sums)
+
+    def fit(params, state, latents, key):
+        del latents, key
+        return params["codebook"] if update == "gradient" else state.codebook
+
+    return Quantizer(
+        input_dim=latent_dim,
+        latent_dim=latent_dim,
+        codebook_size=codebook_size,
+        init=init,
+        train=train,
+        project=identity,
+        fit=fit,
+        encode=kmeans.assign,
+        decode=look_up,
+    )
