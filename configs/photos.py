@@ -18,6 +18,7 @@ _TUNED = {
         "skewness_weight": 0.06,  # authors' preset with four moments
         "kurtosis_weight": 0.05,  # authors' preset with four moments
     },
+    "fsq": {"symmetric": True, "noise_rate": 0.5},  # the paper's baseline; the factory's default is FSQ as published
 }
 
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import sys
+import textwrap
 import time
 
 import numpy as np
@@ -249,6 +251,32 @@ def test_the_command_line_answers_a_mistake_with_one_line(tmp_path, data_dir, wo
 def test_a_missing_workdir_flag_is_named():
     words = [word for word in tiny.command("x", "y") if not word.startswith("--workdir")]
     _assert_one_line_error(tiny.run(words), "--workdir")
+
+
+def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
+    """TensorStore's writes end in their own threads, some after a failed save has closed its event loop."""
+    code = textwrap.dedent("""
+        import asyncio, sys, tensorstore
+        from vpvae_jax import main
+        sys.unraisablehook = main._show_unraisable
+        promise, write = tensorstore.Promise.new()
+        loop = asyncio.new_event_loop()
+        async def save():
+            async def wait():
+                await write
+            loop.waiting = asyncio.ensure_future(wait())
+            await asyncio.sleep(0.01)
+        loop.run_until_complete(save())
+        loop.close()
+        promise.set_result(None)
+        class Other:
+            def __del__(self):
+                raise RuntimeError("another error")
+        Other()
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tiny.ROOT)
+    assert "Event loop is closed" not in done.stderr
+    assert "another error" in done.stderr
 
 
 @pytest.mark.slow

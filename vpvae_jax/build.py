@@ -53,8 +53,6 @@ _NOT_NEGATIVE = (
     "train.final_learning_rate",
     "eval.num_pictures",
 )
-# Methods whose codebook k-means makes after training, of any size.
-_FITTED_AFTERWARDS = ("vp", "none")
 _CHOICES = {
     "quantizer.name": tuple(QUANTIZERS),
     "model.name": ("vqgan",),
@@ -128,7 +126,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"set it to 1, or data.eval_crop to the side of a central crop"
         )
     codebook_size = build_quantizer(config, for_tokens=True).codebook_size
-    if config.quantizer.name in _FITTED_AFTERWARDS and config.codebook.max_latents < codebook_size:
+    if _is_fitted_afterwards(config.quantizer.name) and config.codebook.max_latents < codebook_size:
         raise ConfigError(
             f"codebook.max_latents={config.codebook.max_latents} latents cannot make a codebook of "
             f"{codebook_size} codes: raise it"
@@ -182,19 +180,24 @@ def build_quantizer(config: ml_collections.ConfigDict, *, for_tokens: bool = Fal
     settings = config.quantizer.to_dict()
     name = settings.pop("name")
     num_codes = config.codebook.get("num_codes")
-    if num_codes is not None and name not in _FITTED_AFTERWARDS:
+    if num_codes is not None and not _is_fitted_afterwards(name):
         raise ConfigError(
-            f"codebook.num_codes={num_codes} but {name} has its codebook from training: "
-            f"leave it unset, only {' and '.join(_FITTED_AFTERWARDS)} can choose it afterwards"
+            f"codebook.num_codes={num_codes} but {name} has its codebook from training: leave it unset, "
+            f"only {' and '.join(filter(_is_fitted_afterwards, QUANTIZERS))} can choose it afterwards"
         )
     if for_tokens and num_codes is not None:
         settings["codebook_size"] = num_codes
     try:
-        if "kmeans_iterations" in inspect.signature(QUANTIZERS[name]).parameters:
+        if _is_fitted_afterwards(name):
             settings["kmeans_iterations"] = config.codebook.max_iterations
         return QUANTIZERS[name](**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"quantizer: {error}") from error
+
+
+def _is_fitted_afterwards(name: str) -> bool:
+    """Whether k-means makes the method's codebook after training, of any size."""
+    return "kmeans_iterations" in inspect.signature(QUANTIZERS[name]).parameters
 
 
 def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Autoencoder:

@@ -35,7 +35,7 @@ def quantizer_section(
     if name not in QUANTIZERS:
         raise ConfigError(f"quantizer={name}: expected one of {', '.join(QUANTIZERS)}")
     try:
-        by_size = paper.settings(name, given.pop("codebook_size", codebook_size))
+        by_size = paper.settings(QUANTIZERS[name], given.pop("codebook_size", codebook_size))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     known = {key: p.default for key, p in inspect.signature(QUANTIZERS[name]).parameters.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import pathlib
@@ -12,10 +13,10 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from vpvae_jax import build, pixels
+from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.errors import CheckpointError, ConfigError
-from vpvae_jax.tokenizer import Tokenizer
+from vpvae_jax.tokenizer import Tokenizer, encode_images
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
@@ -38,12 +39,7 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> To
     if config.codebook.source == "memory":
         latents = state.quantizer_state.memory.samples
     else:
-
-        @jax.jit
-        def encode(images):
-            z = network.apply({"params": params["network"]}, pixels.to_signal(images), method="encode")
-            return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
-
+        encode = jax.jit(functools.partial(encode_images, network, quantizer, params["network"]))
         latents = _encode_training_set(encode, config)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(

@@ -124,6 +124,7 @@ def _main(argv: list[str]) -> None:
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     threading.excepthook = _show_thread_error
+    sys.unraisablehook = _show_unraisable
     from vpvae_jax.errors import UserError
 
     try:
@@ -139,6 +140,12 @@ def _main(argv: list[str]) -> None:
 def _show_thread_error(args: threading.ExceptHookArgs) -> None:
     if not issubclass(args.exc_type, OSError):
         threading.__excepthook__(args)
+
+
+def _show_unraisable(unraisable) -> None:
+    # Writes that end after the save they belong to has failed: TensorStore tells an event loop that is gone.
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 class _Once(std_logging.Filter):

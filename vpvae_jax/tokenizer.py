@@ -18,9 +18,17 @@ import safetensors.numpy
 
 from vpvae_jax import build, pixels
 from vpvae_jax.errors import CheckpointError, DataError
+from vpvae_jax.models.autoencoder import Autoencoder
+from vpvae_jax.quantizers import Quantizer
 
 _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "tokenizer.json"
+
+
+def encode_images(network: Autoencoder, quantizer: Quantizer, params: Any, images: jax.Array) -> jax.Array:
+    """Latents as the decoder sees them without quantization: `(n, h, w, 3)` uint8 to `(n, h / f, w / f, d)`."""
+    z = network.apply({"params": params}, pixels.to_signal(images), method="encode")
+    return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
 
 
 class Tokenizer:
@@ -42,8 +50,7 @@ class Tokenizer:
         self._weights = {"network": params, "codebook": codebook}
 
         def to_latents(weights, images):
-            z = network.apply({"params": weights["network"]}, pixels.to_signal(images), method="encode")
-            return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
+            return encode_images(network, quantizer, weights["network"], images)
 
         def to_images(weights, z):
             return pixels.to_pixels(network.apply({"params": weights["network"]}, z, method="decode"))

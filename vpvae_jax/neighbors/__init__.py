@@ -37,11 +37,7 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[i
     if not ranks:
         raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
     for rank in ranks:
-        if not 1 <= rank <= samples.shape[0]:
-            raise ValueError(
-                f"neighbour rank {rank} does not exist among {samples.shape[0]} samples: "
-                f"use ranks 1..{samples.shape[0]}"
-            )
+        _check_rank(rank, samples.shape[0])
     return jax.lax.platform_dependent(
         samples,
         queries,
@@ -84,11 +80,7 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
         ValueError: shapes that do not match, or max_rank outside 1..num_samples.
     """
     samples, queries = _prepare(samples, queries)
-    if not 1 <= max_rank <= samples.shape[0]:
-        raise ValueError(
-            f"neighbour rank {max_rank} does not exist among {samples.shape[0]} samples: "
-            f"use ranks 1..{samples.shape[0]}"
-        )
+    _check_rank(max_rank, samples.shape[0])
     return jax.lax.platform_dependent(
         samples,
         queries,
@@ -96,6 +88,13 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
         cpu=lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
         default=lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
     )
+
+
+def _check_rank(rank: int, num_samples: int) -> None:
+    if not 1 <= rank <= num_samples:
+        raise ValueError(
+            f"neighbour rank {rank} does not exist among {num_samples} samples: use ranks 1..{num_samples}"
+        )
 
 
 def _prepare(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:

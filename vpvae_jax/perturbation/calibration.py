@@ -81,7 +81,8 @@ def error_to_move_ratio(
         k_density: k.
 
     Returns:
-        `()` float32, 1.16 for N(0, I) at K = 256, d = 3 and 1.11 at K = 1024, d = 4.
+        `()` float32. On N(0, I) 1.13 to 1.14 at K = 256, d = 3 and 1.12 at K = 1024, d = 4 (measured); the authors'
+        estimator gives 1.16 and 1.11.
     """
     kmeans_key, perturb_key = jax.random.split(key)
     error = quantization_error(kmeans_key, latents, codebook_size)

@@ -1,10 +1,12 @@
-"""What the paper sets for each method and codebook size, as keyword arguments of the factories."""
+"""What the paper sets for each codebook size, as keyword arguments of the factories."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from vpvae_jax.quantizers.tokenbridge import tokenbridge
+from vpvae_jax.quantizers.base import Quantizer
 
 # Levels of FSP and FSQ; their number is also the latent dimension of the other methods.
 LEVELS = {
@@ -15,33 +17,28 @@ LEVELS = {
     4096: (7, 5, 5, 5, 5),
     16384: (8, 8, 8, 6, 5),
 }
-METHODS = ("vp", "fsp", "fsq", "vq", "simvq", "tokenbridge", "none")
 
 
-def settings(name: str, codebook_size: int) -> dict[str, Any]:
-    """Arguments that depend on the method and on K; every other argument keeps its default.
+def settings(factory: Callable[..., Quantizer], codebook_size: int) -> dict[str, Any]:
+    """Arguments of a method that depend on K: its levels, or K and d where d does not follow from K.
 
     Args:
-        name: one of `METHODS`; `fsq` is the paper's baseline, symmetric with noise.
+        factory: a value of `QUANTIZERS`.
         codebook_size: K, one of `LEVELS`.
 
     Raises:
-        ValueError: another method or size.
+        ValueError: another size.
 
     Source: arXiv 2602.17133, experimental setup.
     """
-    if name not in METHODS:
-        raise ValueError(f"quantizer={name}: expected one of {', '.join(METHODS)}")
     if codebook_size not in LEVELS:
         raise ValueError(
             f"codebook_size={codebook_size}: expected one of {', '.join(map(str, LEVELS))}; "
             f"for another, start from one of these and set --config.quantizer.codebook_size, or .levels"
         )
+    parameters = inspect.signature(factory).parameters
     levels = LEVELS[codebook_size]
-    if name == "fsp":
+    if "levels" in parameters:
         return {"levels": levels}
-    if name == "fsq":
-        return {"levels": levels, "symmetric": True, "noise_rate": 0.5}
-    if name == "tokenbridge":
-        return {"codebook_size": codebook_size, "latent_dim": tokenbridge(codebook_size).latent_dim}
-    return {"codebook_size": codebook_size, "latent_dim": len(levels)}
+    is_dim_free = parameters["latent_dim"].default is inspect.Parameter.empty
+    return {"codebook_size": codebook_size} | ({"latent_dim": len(levels)} if is_dim_free else {})

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import kmeans
-from vpvae_jax.neighbors import nearest
-from vpvae_jax.quantizers.base import Quantizer, batch_usage, identity, look_up, straight_through
+from vpvae_jax.quantizers.base import Quantizer, identity, look_up
+from vpvae_jax.quantizers.vq import quantize
 
 
 def simvq(codebook_size: int, latent_dim: int, *, commitment_weight: float = 0.25) -> Quantizer:
@@ -48,17 +48,8 @@ def simvq(codebook_size: int, latent_dim: int, *, commitment_weight: float = 0.2
 
     def train(params, state, z, key):
         del key
-        z = z.astype(jnp.float32)
-        codebook = projected(params, state)
-        indices, _ = nearest(codebook, z)
-        z_q = codebook[indices]
-        loss = commitment_weight * jnp.mean((z - jax.lax.stop_gradient(z_q)) ** 2)
-        loss += jnp.mean((jax.lax.stop_gradient(z) - z_q) ** 2)
-        info = {
-            "move_length": jnp.linalg.norm(jax.lax.stop_gradient(z_q - z), axis=-1).mean(),
-            "batch_usage": batch_usage(indices, codebook_size),
-        }
-        return straight_through(z, z_q), state, loss, info
+        z_tilde, _, loss, info = quantize(projected(params, state), z.astype(jnp.float32), commitment_weight)
+        return z_tilde, state, loss, info
 
     def fit(params, state, latents, key):
         del latents, key

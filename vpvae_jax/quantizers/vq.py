@@ -23,6 +23,31 @@ class EMAState(NamedTuple):
     sums: jax.Array  # (K, d) running sum of these latents
 
 
+def quantize(
+    codebook: jax.Array, z: jax.Array, commitment_weight: float, codebook_weight: float = 1.0
+) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Take each latent to its nearest code, straight through.
+
+    Args:
+        codebook: `(K, d)`, gets the gradient of the codebook loss.
+        z: `(n, d)` float32 latents.
+        commitment_weight: beta, of `mean (z - sg(q))^2`.
+        codebook_weight: of `mean (sg(z) - q)^2`.
+
+    Returns:
+        z_tilde `(n, d)`, indices `(n,)`, loss `()`, info.
+    """
+    indices, _ = nearest(codebook, z)
+    z_q = codebook[indices]
+    loss = commitment_weight * jnp.mean((z - jax.lax.stop_gradient(z_q)) ** 2)
+    loss += codebook_weight * jnp.mean((jax.lax.stop_gradient(z) - z_q) ** 2)
+    info = {
+        "move_length": jnp.linalg.norm(jax.lax.stop_gradient(z_q - z), axis=-1).mean(),
+        "batch_usage": batch_usage(indices, codebook.shape[0]),
+    }
+    return straight_through(z, z_q), indices, loss, info
+
+
 def vq(
     codebook_size: int,
     latent_dim: int,
@@ -74,19 +99,12 @@ def vq(
 
     def train(params, state, z, key):
         z = z.astype(jnp.float32)
-        codebook = params["codebook"] if update == "gradient" else state.codebook
-        indices, _ = nearest(codebook, z)
-        z_q = codebook[indices]
-        loss = commitment_weight * jnp.mean((z - jax.lax.stop_gradient(z_q)) ** 2)
         if update == "gradient":
-            loss += jnp.mean((jax.lax.stop_gradient(z) - z_q) ** 2)
-        else:
-            state = _follow(state, jax.lax.stop_gradient(z), indices, key)
-        info = {
-            "move_length": jnp.linalg.norm(jax.lax.stop_gradient(z_q - z), axis=-1).mean(),
-            "batch_usage": batch_usage(indices, codebook_size),
-        }
-        return straight_through(z, z_q), state, loss, info
+            z_tilde, _, loss, info = quantize(params["codebook"], z, commitment_weight)
+            return z_tilde, state, loss, info
+        # A codebook in the state gets no gradient: its loss would only shift the figure.
+        z_tilde, indices, loss, info = quantize(state.codebook, z, commitment_weight, codebook_weight=0.0)
+        return z_tilde, _follow(state, jax.lax.stop_gradient(z), indices, key), loss, info
 
     def _follow(state, z, indices, key):
         batch_counts = jnp.zeros_like(state.counts).at[indices].add(1.0)
