@@ -257,8 +257,8 @@ def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
     """TensorStore's writes end in their own threads, some after a failed save has closed its event loop."""
     code = textwrap.dedent("""
         import asyncio, sys, tensorstore
-        from vpvae_jax import main
-        sys.unraisablehook = main._show_unraisable
+        from vpvae_jax import command_line
+        sys.unraisablehook = command_line._show_unraisable
         promise, write = tensorstore.Promise.new()
         loop = asyncio.new_event_loop()
         async def save():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,35 @@ from vpvae_jax.errors import ConfigError
 from vpvae_jax.quantizers import QUANTIZERS, paper
 
 _SET_ELSEWHERE = ("kmeans_iterations",)  # codebook.max_iterations
+
+
+def load_config(
+    path: pathlib.Path | str, argument: str = "", values: Mapping[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+    """What `--config=PATH:ARGUMENT --config.KEY=VALUE ...` gives.
+
+    Args:
+        path: Python file with `get_config(argument)`.
+        argument: see `quantizer_section`.
+        values: by dotted key.
+
+    Raises:
+        ConfigError: no such file, an argument or a key that does not exist, a value of another type.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file: expected a Python file with get_config()")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument)
+    try:
+        config.update_from_flattened_dict(dict(values or {}))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: {error.args[0]}") from error
+    return config
 
 
 def quantizer_section(

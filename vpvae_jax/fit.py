@@ -24,16 +24,21 @@ _LOG = logging.getLogger(__name__)
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
 
 
-def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Tokenizer:
-    """Fit the codebook to the newest checkpoint and save the tokenizer to `workdir/tokenizer`.
+def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int | None = None) -> Tokenizer:
+    """Fit a codebook to the network of a checkpoint; nothing is written.
+
+    Args:
+        config: that of the training, with what a fit may choose anew (`codebook`).
+        workdir: where the checkpoints lie.
+        step: which checkpoint; default the newest.
 
     Raises:
-        UserError: no checkpoint, no data, or fewer latents than codes.
+        UserError: no such checkpoint, no data, or fewer latents than codes.
     """
     quantizer = build.build_quantizer(config, for_tokens=True)
     network = build.build_network(config, quantizer)
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        state = checkpoints.restore(abstract_state(config))
+        state = checkpoints.restore(abstract_state(config), step=step)
     params = state.params if state.ema_params is None else state.ema_params
 
     if config.codebook.source == "memory":
@@ -57,9 +62,7 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> To
             num_distinct,
             quantizer.codebook_size,
         )
-    tokenizer = Tokenizer(config, params["network"], codebook, int(state.step))
-    tokenizer.save(workdir / layout.TOKENIZER)
-    return tokenizer
+    return Tokenizer(config, params["network"], codebook, int(state.step))
 
 
 def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array:

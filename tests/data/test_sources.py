@@ -1,6 +1,8 @@
 import io
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -327,3 +329,13 @@ class TestPhotos:
         after = {file: file.stat().st_mtime_ns for file in pathlib.Path(photos_dir).rglob("*.array_record*")}
         assert before == after
         assert len(before) == 3
+
+
+def test_photos_prepared_by_several_processes_at_once(tmp_path):
+    code = "import sys; from vpvae_jax.data.sources import tfds_source; print(len(tfds_source(*sys.argv[1:])))"
+    words = [sys.executable, "-c", code, "photos", "train", tmp_path]
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert output.split()[-1] == "13"

@@ -155,7 +155,13 @@ def _photos_builder(data_dir: str | None) -> tfds.core.DatasetBuilder:
     from vpvae_jax.data.photos import Photos  # importing it registers the data set with TFDS
 
     builder = Photos(data_dir=data_dir, file_format="array_record")
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except OSError:
+        # Another process prepared it meanwhile and was first to move it to its place.
+        builder = Photos(data_dir=data_dir, file_format="array_record")
+        if not builder.is_prepared():
+            raise
     return builder
 
 

@@ -81,6 +81,7 @@ def fsp(
     variance_weight: float = moments.VARIANCE_WEIGHT,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
+    correlation_weight: float = 0.0,
 ) -> Quantizer:
     """Finite scalar perturbation.
 
@@ -97,6 +98,7 @@ def fsp(
         variance_weight: l2 of L_norm; its target is the variance of g's distribution. 0 turns the term off.
         skewness_weight: of the squared third moment in L_norm, off by default.
         kurtosis_weight: of the squared excess fourth moment, off by default.
+        correlation_weight: of the squared correlation between dimensions, our own term, off by default.
 
     Returns:
         A `Quantizer` with `params = {}`, `state = {}`.
@@ -130,6 +132,7 @@ def fsp(
             variance_weight=variance_weight,
             skewness_weight=skewness_weight,
             kurtosis_weight=kurtosis_weight,
+            correlation_weight=correlation_weight,
         )
         indices = lattice.to_indices(level_indices(u, float_levels), num_levels)
         info = {

@@ -21,6 +21,7 @@ class Moments(NamedTuple):
     variance: jax.Array  # (d,) unbiased
     skewness: jax.Array  # (d,) third standardised moment
     kurtosis: jax.Array  # (d,) fourth standardised moment minus 3
+    correlation: jax.Array  # (d, d) Pearson's coefficients
 
 
 def latent_moments(z: jax.Array) -> Moments:
@@ -30,7 +31,13 @@ def latent_moments(z: jax.Array) -> Moments:
     centered = z - mean
     variance = jnp.sum(centered**2, axis=0) / (z.shape[0] - 1)
     standardised = centered / jnp.sqrt(jnp.maximum(variance, _MIN_VARIANCE))
-    return Moments(mean, variance, jnp.mean(standardised**3, axis=0), jnp.mean(standardised**4, axis=0) - 3.0)
+    return Moments(
+        mean=mean,
+        variance=variance,
+        skewness=jnp.mean(standardised**3, axis=0),
+        kurtosis=jnp.mean(standardised**4, axis=0) - 3.0,
+        correlation=jnp.einsum("ni,nj->ij", standardised, standardised) / (z.shape[0] - 1),
+    )
 
 
 def latent_norm_loss(
@@ -41,10 +48,12 @@ def latent_norm_loss(
     variance_weight: float = VARIANCE_WEIGHT,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
+    correlation_weight: float = 0.0,
 ) -> jax.Array:
     """L_norm: weighted mean over dimensions of squared deviations of the batch moments.
 
-    `l1 * mean_i mean_i^2 + l2 * mean_i (var_i - target)^2 (+ l3 * mean_i skew_i^2 + l4 * mean_i kurt_i^2)`.
+    `l1 * mean_i mean_i^2 + l2 * mean_i (var_i - target)^2 (+ l3 * mean_i skew_i^2 + l4 * mean_i kurt_i^2 +
+    l5 * mean_{i!=j} corr_ij^2)`.
     The paper writes squared norms, its authors' code means over dimensions: means here.
 
     Args:
@@ -54,6 +63,8 @@ def latent_norm_loss(
         variance_weight: l2.
         skewness_weight: l3, off by default.
         kurtosis_weight: l4, off by default.
+        correlation_weight: l5, of the mean squared correlation between dimensions, off by default; our own term.
+            Without it dimensions that say the same leave codes unused.
 
     Returns:
         `()` float32.
@@ -67,4 +78,8 @@ def latent_norm_loss(
         loss += skewness_weight * jnp.mean(moments.skewness**2)
     if kurtosis_weight:
         loss += kurtosis_weight * jnp.mean(moments.kurtosis**2)
+    dim = z.shape[-1]
+    if correlation_weight and dim > 1:
+        off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0.0, moments.correlation)
+        loss += correlation_weight * jnp.sum(off_diagonal**2) / (dim * (dim - 1))
     return loss

@@ -48,6 +48,10 @@ class Checkpoints:
         """Step of the newest checkpoint, None without one."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
         """Start saving; returns once the arrays are copied. An error of the save before is raised here."""
         step = int(state.step)
@@ -67,19 +71,25 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(error) from error
 
-    def restore(self, like: TrainState, iterator: grain.DatasetIterator | None = None) -> TrainState:
-        """The newest state; an iterator, if given, is moved to where it was.
+    def restore(
+        self, like: TrainState, iterator: grain.DatasetIterator | None = None, step: int | None = None
+    ) -> TrainState:
+        """A saved state; an iterator, if given, is moved to where it was.
 
         Args:
             like: a state whose shardings are to be used, or its `ShapeDtypeStruct`s to get it on one device.
             iterator: of the same data set.
+            step: which checkpoint; default the newest.
 
         Raises:
-            CheckpointError: no checkpoint, or one that cannot be read.
+            CheckpointError: no such checkpoint, or one that cannot be read.
         """
-        step = self.latest_step()
-        if step is None:
+        steps = self.steps()
+        if not steps:
             raise CheckpointError(f"{self._directory} holds no checkpoint: train first (--mode=train)")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{self._directory} holds no checkpoint of step {step}: it has {steps}")
         like = jax.tree.map(_with_sharding, like)
         items = {_STATE: ocp.args.StandardRestore(like._asdict())}
         if iterator is not None:

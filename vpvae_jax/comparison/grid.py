@@ -1,0 +1,199 @@
+"""The runs of a comparison: which there are, and doing them in processes of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from vpvae_jax import build
+from vpvae_jax import workdir as layout
+from vpvae_jax.config_arguments import load_config
+from vpvae_jax.errors import ConfigError, UserError
+
+JOB, OUTCOME = "job.json", "outcome.json"  # what a process is told and what it answers, in its work directory
+_POLL_SECONDS = 0.2
+_KEEP_ALL = 10_000  # checkpoints
+_FIGURES = ("psnr_db", "psnr_db_continuous", "ssim", "cvu")
+Row = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """One training of the grid."""
+
+    method: str  # what tables and figures call it
+    argument: str  # of the config file: the method and its settings
+    codebook_size: int  # K asked for
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Unique in a comparison, fit for a directory."""
+        return f"{self.method}-{self.codebook_size}-{self.seed}"
+
+
+class Outcome(NamedTuple):
+    """What a run adds to the tables of a comparison."""
+
+    runs: list[Row]  # one row
+    curves: list[Row]  # a row a checkpoint
+    refits: list[Row]  # a row a codebook size other than the training's
+
+
+def list_runs(comparison: ml_collections.ConfigDict) -> list[Run]:
+    """Every run, the main grid of each seed first, so that an unfinished comparison is a balanced one."""
+    runs = []
+    for seed in comparison.seeds:
+        for codebook_size in comparison.codebook_sizes:
+            runs += [Run(method, argument, codebook_size, seed) for method, argument in comparison.methods.items()]
+        runs += [
+            Run(method, argument, comparison.ablation_codebook_size, seed)
+            for method, argument in comparison.ablations.items()
+        ]
+    for codebook_size in comparison.rate_codebook_sizes:
+        runs += [
+            Run(method, comparison.methods[method], codebook_size, comparison.seeds[0])
+            for method in comparison.rate_methods
+        ]
+    names = [run.name for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{', '.join(twice)} would be trained twice: give each method, size and seed once")
+    return runs
+
+
+def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collections.ConfigDict:
+    """The config of a run, checked."""
+    argument = f"{run.argument},codebook_size={run.codebook_size}"
+    config = load_config(comparison.config, argument, build.flatten(comparison.overrides) | {"seed": run.seed})
+    build.check_config(config)
+    return config
+
+
+def settings_hash(config: ml_collections.ConfigDict) -> str:
+    """Short fingerprint of everything that a run was trained and scored with."""
+    text = json.dumps(build.flatten(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Path) -> Outcome:
+    """Train, fit, evaluate; then what the figures need of this run. Resumes what is in `workdir`.
+
+    Returns:
+        The rows; figures of a split are called `SPLIT_FIGURE`.
+    """
+    from vpvae_jax import main
+
+    config = run_config(comparison, run)
+    has_curves = run.seed in comparison.curve_seeds and run.codebook_size in comparison.codebook_sizes
+    if has_curves:
+        config.checkpoint.keep = _KEEP_ALL
+    main.run(config, workdir, "train")
+    prefix = {"method": run.method, "codebook_size": run.codebook_size, "seed": run.seed}
+    results = {split: layout.read_json(path) for split, path in _result_files(config, workdir).items()}
+    num_codes = next(iter(results.values()))["codebook_size"]
+    row = {
+        **prefix,
+        "quantizer": run.argument,
+        "num_codes": num_codes,
+        "num_steps": config.train.num_steps,
+        **{key: value for split in results for key, value in _figures(split, results[split]).items()},
+        "settings": settings_hash(run_config(comparison, run)),
+    }
+    curves, refits = [], []
+    if has_curves:
+        for step in _checkpointed_steps(workdir):
+            curves.append({**prefix, "step": step, **_scores(config, workdir, comparison.curve_split, step)})
+    if run.method in comparison.refit_methods and run.codebook_size in comparison.refit_trained_at:
+        for size in comparison.refit_codebook_sizes:
+            config.codebook.num_codes = size
+            refits.append({**prefix, "num_codes": size, **_scores(config, workdir, comparison.curve_split)})
+    return Outcome([row], curves, refits)
+
+
+def _result_files(config, workdir) -> dict[str, pathlib.Path]:
+    name = build.dataset_name(config)
+    return {split: workdir / layout.EVAL / f"{name}-{split}.json" for split in config.eval.splits}
+
+
+def _figures(split: str, results: dict[str, Any]) -> Row:
+    return {f"{split}_{figure}": results[figure] for figure in _FIGURES}
+
+
+def _scores(config, workdir: pathlib.Path, split: str, step: int | None = None) -> Row:
+    """Figures of a codebook fitted to a checkpoint, which is neither saved nor drawn."""
+    from vpvae_jax.evaluation.evaluate import evaluate
+    from vpvae_jax.fit import fit_codebook
+
+    tokenizer = fit_codebook(config, workdir, step)
+    results, _, _ = evaluate(
+        tokenizer,
+        build.build_source(config, split),
+        name=f"{split} at {step or 'the end'}",
+        crop=config.data.eval_crop,
+        resize=config.data.resize,
+        batch_size=config.eval.batch_size,
+    )
+    return _figures(split, results)
+
+
+def _checkpointed_steps(workdir: pathlib.Path) -> list[int]:
+    from vpvae_jax.training.checkpoint import Checkpoints
+
+    with Checkpoints(workdir / layout.CHECKPOINTS, _KEEP_ALL) as checkpoints:
+        return checkpoints.steps()
+
+
+def do_runs(
+    comparison: ml_collections.ConfigDict, runs: list[Run], workdir: pathlib.Path, num_jobs: int
+) -> Iterator[tuple[Run, Outcome | UserError]]:
+    """Do runs, some at a time, each in a process of its own with its share of the CPU cores (see `worker`).
+
+    Yields:
+        A run and its outcome, or the error that ended it, in the order in which they end.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    free = [cores[job::num_jobs] for job in range(num_jobs)]
+    waiting = list(runs)
+    under_way: dict[subprocess.Popen, tuple[Run, list[int]]] = {}
+    try:
+        while waiting or under_way:
+            while waiting and free:
+                run, share = waiting.pop(0), free.pop()
+                under_way[_start(comparison, run, workdir / run.name, share)] = run, share
+            for process in [process for process in under_way if process.poll() is not None]:
+                run, share = under_way.pop(process)
+                free.append(share)
+                yield run, _read_outcome(workdir / run.name, process.returncode)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for process in under_way:
+            process.terminate()
+        for process in under_way:
+            process.wait()
+
+
+def _start(
+    comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Path, cores: list[int]
+) -> subprocess.Popen:
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / OUTCOME).unlink(missing_ok=True)
+    layout.write_json(workdir / JOB, {"comparison": comparison.to_dict(), "run": run._asdict(), "cores": cores})
+    with open(workdir / "log.txt", "a") as log:
+        words = [sys.executable, "-m", "vpvae_jax.comparison.worker", str(workdir)]
+        return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+
+def _read_outcome(workdir: pathlib.Path, returncode: int) -> Outcome | UserError:
+    if not (workdir / OUTCOME).exists():
+        return UserError(f"its process ended with {returncode}, the reason is in {workdir / 'log.txt'}")
+    outcome = layout.read_json(workdir / OUTCOME)
+    return UserError(outcome["error"]) if "error" in outcome else Outcome(**outcome)

@@ -1,0 +1,64 @@
+"""The record of a comparison: CSV files that say which runs are done and what came out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from vpvae_jax.errors import CheckpointError
+
+# File and columns that identify a row in it.
+TABLES = {
+    "runs": ("method", "codebook_size", "seed"),
+    "curves": ("method", "codebook_size", "seed", "step"),
+    "refits": ("method", "codebook_size", "seed", "num_codes"),
+}
+_TEXT = ("method", "quantizer", "settings")
+_DECIMALS = 4
+Row = dict[str, Any]
+
+
+def read(directory: pathlib.Path, table: str) -> list[Row]:
+    """Rows of one of `TABLES`, none if there is no file.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    path = directory / f"{table}.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{key: value if key in _TEXT else _number(value) for key, value in row.items()} for row in rows]
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or move it away to start anew") from error
+
+
+def add(directory: pathlib.Path, table: str, new: Iterable[Row]) -> None:
+    """Add rows, in place of those with the same identity; the file is the old or the new one at any moment."""
+    by_identity = {_identity(table, row): row for row in [*read(directory, table), *new]}
+    if not by_identity:
+        return
+    rows = [by_identity[identity] for identity in sorted(by_identity)]
+    path, temporary = directory / f"{table}.csv", directory / f".{table}.csv.tmp"
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: round(v, _DECIMALS) if isinstance(v, float) else v for k, v in row.items()})
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _identity(table: str, row: Row) -> tuple:
+    return tuple(row[column] for column in TABLES[table])
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)

@@ -1,0 +1,129 @@
+"""Tables and figures of a comparison, from its CSV files."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pathlib
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+
+from vpvae_jax.comparison import records
+from vpvae_jax.comparison.output_distribution import draw_output_distribution
+
+_COLUMNS = {
+    "psnr_db": ("PSNR dB", 2),
+    "psnr_db_continuous": ("continuous dB", 2),
+    "ssim": ("SSIM", 3),
+    "cvu": ("CVU", 3),
+}
+Row = dict[str, Any]
+
+
+def write_report(
+    directory: pathlib.Path, *, downsampling: int, order: list[str], curve_split: str
+) -> list[pathlib.Path]:
+    """Write `table.md` and the figures beside the CSV files.
+
+    Args:
+        directory: where the CSV files lie.
+        downsampling: f, for the rate in bits a pixel.
+        order: methods in the order in which tables show them.
+        curve_split: split of curves and refits.
+
+    Returns:
+        The paths written.
+    """
+    runs, curves, refits = (records.read(directory, table) for table in records.TABLES)
+    (directory / "table.md").write_text(markdown_table(runs, order))
+    figures = {
+        "cvu_over_training.png": _draw_over_training(curves, order, curve_split),
+        "rate_distortion.png": _draw_rate_distortion(runs, refits, downsampling, order, curve_split),
+        "output_distribution.png": draw_output_distribution(),
+    }
+    for name, figure in figures.items():
+        figure.savefig(directory / name, dpi=110)
+    return [directory / name for name in ("table.md", *figures)]
+
+
+def markdown_table(runs: list[Row], order: list[str]) -> str:
+    """Mean and standard deviation over seeds, a row a method and codebook size.
+
+    The deviation is that of a sample (n - 1); a single run has none.
+    """
+    splits = [key.removesuffix("_psnr_db") for key in (runs[0] if runs else {}) if key.endswith("_psnr_db")]
+    heads = [f"{split}: {title}" for split in splits for title, _ in _COLUMNS.values()]
+    lines = ["| K | method | codes | runs | " + " | ".join(heads) + " |", "|" + "---|" * (4 + len(heads))]
+    for (size, method), group in _grouped(runs, ("codebook_size", "method"), order):
+        cells = [
+            _mean_and_deviation([row[f"{split}_{figure}"] for row in group], decimals)
+            for split in splits
+            for figure, (_, decimals) in _COLUMNS.items()
+        ]
+        lines.append(f"| {size} | {method} | {group[0]['num_codes']} | {len(group)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_and_deviation(values: list[float], decimals: int) -> str:
+    mean = f"{np.mean(values):.{decimals}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
+
+
+def _grouped(rows: list[Row], keys: tuple[str, ...], order: list[str]):
+    def rank(row):
+        return [order.index(row[key]) if key == "method" else row[key] for key in keys]
+
+    known = sorted((row for row in rows if row["method"] in order), key=rank)
+    for _, group in itertools.groupby(known, key=rank):
+        members = list(group)
+        yield tuple(members[0][key] for key in keys), members
+
+
+def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matplotlib.figure.Figure:
+    """A column a codebook size: CVU, and what quantization costs in PSNR, against the step."""
+    sizes = sorted({row["codebook_size"] for row in curves})
+    figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 8), layout="constrained")
+    axes = figure.subplots(2, max(1, len(sizes)), squeeze=False, sharex=True)
+    for (size, method), group in _grouped(curves, ("codebook_size", "method"), order):
+        column, points = sizes.index(size), sorted(group, key=lambda row: row["step"])
+        steps = [row["step"] for row in points]
+        axes[0, column].plot(steps, [row[f"{split}_cvu"] for row in points], marker=".", label=method)
+        loss = [row[f"{split}_psnr_db_continuous"] - row[f"{split}_psnr_db"] for row in points]
+        axes[1, column].plot(steps, loss, marker=".", label=method)
+    for column, size in enumerate(sizes):
+        axes[0, column].set(title=f"K = {size}", ylim=(0, 1), ylabel=f"CVU on {split}")
+        axes[1, column].set(xlabel="step", ylabel="PSNR lost by quantization, dB")
+        axes[0, column].legend(fontsize=8)
+    for ax in axes.flat:
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def _draw_rate_distortion(
+    runs: list[Row], refits: list[Row], downsampling: int, order: list[str], split: str
+) -> matplotlib.figure.Figure:
+    """PSNR against bits a pixel: trained for each K, and one training with several codebooks."""
+    figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+
+    def rate(num_codes):
+        return math.log2(num_codes) / downsampling**2
+
+    for (method,), group in _grouped(runs, ("method",), order):
+        sizes = sorted({row["num_codes"] for row in group})
+        if len(sizes) < 2:
+            continue
+        values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
+        axes.plot([rate(size) for size in sizes], values, marker="o", label=f"{method}, trained at each K")
+    for (method, trained_at), group in _grouped(refits, ("method", "codebook_size"), order):
+        sizes = sorted({row["num_codes"] for row in group})
+        values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
+        label = f"{method}, trained once at K = {trained_at}"
+        axes.plot([rate(size) for size in sizes], values, marker=".", linestyle="--", label=label)
+    axes.set(xlabel="bits per pixel", ylabel=f"PSNR on {split}, dB")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=8)
+    return figure

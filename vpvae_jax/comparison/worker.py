@@ -1,0 +1,34 @@
+"""The process of one run: reads its job from a work directory and leaves the outcome there.
+
+python -m vpvae_jax.comparison.worker WORKDIR
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+import ml_collections
+
+from vpvae_jax import workdir as layout
+from vpvae_jax.comparison import grid
+from vpvae_jax.errors import UserError
+from vpvae_jax.xla_flags import set_cpu_flags
+
+
+def main(workdir: pathlib.Path) -> None:
+    """Do the run; an error that a user can mend is the outcome, any other ends the process."""
+    job = layout.read_json(workdir / grid.JOB)
+    if job["cores"]:
+        os.sched_setaffinity(0, job["cores"])  # before JAX starts its threads
+    set_cpu_flags()
+    try:
+        outcome = grid.do_run(ml_collections.ConfigDict(job["comparison"]), grid.Run(**job["run"]), workdir)._asdict()
+    except UserError as error:
+        outcome = {"error": str(error)}
+    layout.write_json(workdir / grid.OUTCOME, outcome)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
