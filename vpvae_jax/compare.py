@@ -75,8 +75,10 @@ def run(
                 records.add(results, table, getattr(outcome, table))
             left = minutes / number * (len(todo) - number)
             print(f"{number}/{len(todo)} {run.name} after {minutes:.0f} min, about {left:.0f} min left", flush=True)
+    failure = "; ".join(f"{name}: {error}" for name, error in failures.items())
+    failure = f"{len(failures)} of {len(todo)} runs failed ({failure})" if failures else ""
     if not records.read(results, "runs"):
-        raise UserError(f"{results} records no run: run without --report_only")
+        raise UserError(failure or f"{results} records no run: run without --report_only")
     paths = report.write_report(
         results,
         downsampling=build.downsampling(configs[0]),
@@ -86,9 +88,8 @@ def run(
     print(f"\n{paths[0].read_text()}")
     for path in paths:
         print(path)
-    if failures:
-        names = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise UserError(f"{len(failures)} of {len(todo)} runs failed ({names})")
+    if failure:
+        raise UserError(failure)
 
 
 def _main(argv: list[str]) -> None:
