@@ -216,6 +216,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
         decoder=VQGANDecoder(**shared),
         feature_dim=config.model.z_channels,
         input_dim=quantizer.input_dim,
+        latent_dim=quantizer.latent_dim,
     )
 
 

@@ -44,9 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.refit_trained_at = (256, 1024)
     comparison.refit_codebook_sizes = (16, 64, 256, 1024, 4096)
     comparison.overrides = {  # of the config, for every run
-        "train": {"num_steps": 600, "batch_size": 16, "learning_rate": 2e-3},
+        "train": {"num_steps": 1200, "batch_size": 8, "learning_rate": 2e-3},
         "codebook": {"max_latents": 65_536},
-        "checkpoint": {"every": 60, "keep": 1},
+        "checkpoint": {"every": 150, "keep": 1},
         "eval": {"num_pictures": 2},
     }
     return comparison

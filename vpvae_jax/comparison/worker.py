@@ -9,12 +9,16 @@ import os
 import pathlib
 import sys
 
+import jax
 import ml_collections
 
 from vpvae_jax import workdir as layout
 from vpvae_jax.comparison import grid
 from vpvae_jax.errors import UserError
 from vpvae_jax.xla_flags import set_cpu_flags
+
+_CACHE = "compiled"
+_MIN_COMPILE_SECONDS = 0.5
 
 
 def main(workdir: pathlib.Path) -> None:
@@ -23,6 +27,9 @@ def main(workdir: pathlib.Path) -> None:
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX starts its threads
     set_cpu_flags()
+    # Seeds share their programs, and so do the checkpoints of a curve.
+    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / _CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     try:
         outcome = grid.do_run(ml_collections.ConfigDict(job["comparison"]), grid.Run(**job["run"]), workdir)._asdict()
     except UserError as error:

@@ -8,19 +8,21 @@ import jax.numpy as jnp
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder joined by a `latent_dim` wide bottleneck, the place where a quantizer acts.
+    """An encoder and a decoder joined by a narrow bottleneck, the place where a quantizer acts.
 
     Attributes:
         encoder: signal to features `(n, ..., c)`.
         decoder: features to signal.
         feature_dim: c, the width that the decoder is fed.
-        input_dim: width of the latents, `Quantizer.input_dim`.
+        input_dim: width of what the encoder side gives, `Quantizer.input_dim`.
+        latent_dim: width of what the decoder side takes, `Quantizer.latent_dim`; default `input_dim`.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     feature_dim: int
     input_dim: int
+    latent_dim: int | None = None
 
     def setup(self):
         # float32 whatever the network runs in: quantizer arithmetic must not lose bits.
@@ -36,5 +38,8 @@ class Autoencoder(nn.Module):
         return self.decoder(self.up(z)).astype(jnp.float32)
 
     def __call__(self, signal: jax.Array) -> jax.Array:
-        """Reconstruction without any quantizer; also initialises all parameters."""
-        return self.decode(self.encode(signal))
+        """Reconstruction without any quantizer; also initialises all parameters.
+
+        Of an input wider than the latents the first `latent_dim` are decoded: the mean of a Gaussian posterior.
+        """
+        return self.decode(self.encode(signal)[..., : self.latent_dim or self.input_dim])
