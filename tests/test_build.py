@@ -1,4 +1,3 @@
-import importlib.util
 import math
 import pathlib
 
@@ -7,21 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpvae_jax import build
+from vpvae_jax import build, config_arguments
 from vpvae_jax.errors import ConfigError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 PHOTOS = pathlib.Path(__file__).parents[1] / "configs" / "photos.py"
 
 
-def load_config(path=PHOTOS, **values):
+def load_config(path=PHOTOS, argument="", **values):
     """The config of a file, with values by dotted key."""
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.update_from_flattened_dict(values)
-    return config
+    return config_arguments.load_config(path, argument, values)
 
 
 def refusal(check, **values):
@@ -256,3 +250,12 @@ class TestDataSet:
             (tmp_path / name).write_bytes(b"")
         config = load_config(**{"data.source": "folder", "data.path": str(tmp_path)})
         assert [record.name for record in build.build_source(config, "train")] == ["a.png", "b.png"]
+
+
+def test_codebook_size_afterwards_does_not_touch_the_training():
+    values = {"quantizer.capacity": 300, "quantizer.k_radius": 10, "codebook.num_codes": 400}
+    config = load_config(argument="eta=auto", **values)
+    trained, fitted = build.build_quantizer(config), build.build_quantizer(config, for_tokens=True)
+    assert (trained.codebook_size, fitted.codebook_size) == (256, 400)
+    latents = jax.random.normal(jax.random.key(0), (500, 3))
+    assert fitted.fit({}, {}, latents, jax.random.key(1)).shape == (400, 3)

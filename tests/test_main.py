@@ -15,6 +15,7 @@ import safetensors.numpy
 from tests import tiny
 from vpvae_jax import main
 from vpvae_jax.errors import CheckpointError, ConfigError, DataError, TrainingDivergedError
+from vpvae_jax.quantizers import QUANTIZERS
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -92,6 +93,47 @@ def test_codebook_from_memory_differs_from_codebook_from_data(trained, tmp_path,
     assert not np.array_equal(mine["codebook"], theirs["codebook"])
 
 
+def test_codebook_of_another_size_than_that_of_the_training(trained, tmp_path, data_dir):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    main.run(tiny.config(data_dir, codebook__num_codes=24), workdir, "fit_codebook")
+    codebook = safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")["codebook"]
+    assert codebook.shape == (24, 3)
+    tokenizer = Tokenizer.load(workdir / "tokenizer")
+    assert tokenizer.codebook_size == 24
+    _assert_every_index_comes_back(tokenizer)
+
+    main.run(None, workdir, "evaluate")
+    results = json.loads((workdir / "eval" / "photos-test.json").read_text())
+    assert results["codebook_size"] == 24
+    assert 0 < results["num_codes_used"] <= 24
+    assert np.isfinite(results["psnr_db"])
+
+
+# Two of them stand for the rest where minutes count: a grid without a state, and a codebook among the parameters.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("fsp", "vq") else pytest.mark.slow) for n in QUANTIZERS if n != "vp"],
+)
+def test_every_method_goes_from_training_to_tokens(tmp_path, data_dir, name):
+    config = tiny.config(
+        data_dir, f"quantizer={name},codebook_size=16", train__num_steps=3, checkpoint__every=3, eval__splits=("test",)
+    )
+    main.run(config, tmp_path, "train")
+    results = json.loads((tmp_path / "eval" / "photos-test.json").read_text())
+    assert np.isfinite(results["psnr_db"])
+    assert results["codebook_size"] == 16
+    assert results["config"]["quantizer"]["name"] == name
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    assert tokenizer.codebook_size == 16
+    _assert_every_index_comes_back(tokenizer)
+
+
+def _assert_every_index_comes_back(tokenizer):
+    every = np.arange(tokenizer.codebook_size, dtype=np.int32).reshape(1, 4, -1)
+    np.testing.assert_array_equal(tokenizer.encode_latents(tokenizer._to_codes(tokenizer._weights, every)), every)
+
+
 def test_tokenizer_round_trip_from_a_work_directory(trained):
     tokenizer = Tokenizer.load(trained / "tokenizer")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
@@ -148,6 +190,13 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"model__channel_multipliers": ()}, "channel_multipliers"),
         ({"train__learning_rate": float("nan")}, "learning_rate=nan: expected a finite number"),
         ({"quantizer__variance_weight": -1.0}, "variance_weight=-1.0: expected a weight of 0 or more"),
+        ({"codebook__num_codes": 0}, "codebook.num_codes=0: expected at least 1"),
+        ({"codebook__num_codes": -1}, "codebook.num_codes=-1: expected at least 1"),
+        (
+            {"codebook__source": "memory", "codebook__num_codes": 800, "codebook__max_latents": 1000},
+            "capacity=768 latents in the memory cannot make a codebook of 800 codes",
+        ),
+        ({"codebook__num_codes": 513}, "max_latents=512 latents cannot make a codebook of 513 codes"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, data_dir, overrides, message):
@@ -155,6 +204,24 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_pa
     with pytest.raises((ConfigError, DataError), match=message):
         main.run(tiny.config(data_dir, **overrides), workdir, "train")
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name not in ("vp", "none")])
+def test_a_method_with_its_own_codebook_gets_no_other(tmp_path, data_dir, name):
+    config = tiny.config(data_dir, f"quantizer={name},codebook_size=16", codebook__num_codes=24)
+    for mode in ("train", "fit_codebook"):
+        with pytest.raises(ConfigError, match=rf"codebook\.num_codes=24 but {name} has its codebook from training"):
+            main.run(config, tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "vp"])
+def test_a_method_without_a_memory_cannot_fit_to_it(tmp_path, data_dir, name):
+    config = tiny.config(data_dir, f"quantizer={name},codebook_size=16", codebook__source="memory")
+    for mode in ("train", "fit_codebook"):
+        with pytest.raises(ConfigError, match=rf"codebook\.source=memory but quantizer\.name={name} keeps no memory"):
+            main.run(config, tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_config_is_refused_and_named(trained, data_dir):

@@ -1,11 +1,12 @@
 """A run small enough for tests: the photos config with a narrow network and a handful of steps."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import ml_collections
+
+from vpvae_jax.config_arguments import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -30,14 +31,12 @@ OVERRIDES = {
 }
 
 
-def config(data_dir, **overrides) -> ml_collections.ConfigDict:
-    """The photos config, shrunk; keys of `overrides` have `__` for the dot."""
-    spec = importlib.util.spec_from_file_location("photos_config", ROOT / "configs" / "photos.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.get_config()
-    made.update_from_flattened_dict(settings(data_dir, **overrides))
-    return made
+def config(data_dir, argument="", **overrides) -> ml_collections.ConfigDict:
+    """The photos config, shrunk; keys of `overrides` have `__` for the dot. An argument sets all of the quantizer."""
+    shrunk = settings(data_dir, **overrides)
+    if argument:
+        shrunk = {key: value for key, value in shrunk.items() if not key.startswith("quantizer.")}
+    return load_config(ROOT / "configs" / "photos.py", argument, shrunk)
 
 
 def settings(data_dir, **overrides) -> dict:

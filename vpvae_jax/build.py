@@ -24,6 +24,7 @@ from vpvae_jax.metrics import SSIM_WINDOW
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
+from vpvae_jax.quantizers.base import fit_by_kmeans
 
 _MEBIBYTE = 2**20
 _POSITIVE = (
@@ -125,22 +126,25 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"eval.batch_size={config.eval.batch_size} needs images of one size: "
             f"set it to 1, or data.eval_crop to the side of a central crop"
         )
-    codebook_size = build_quantizer(config, for_tokens=True).codebook_size
+    quantizer = build_quantizer(config, for_tokens=True)
+    codebook_size = quantizer.codebook_size
     if _is_fitted_afterwards(config.quantizer.name) and config.codebook.max_latents < codebook_size:
         raise ConfigError(
             f"codebook.max_latents={config.codebook.max_latents} latents cannot make a codebook of "
             f"{codebook_size} codes: raise it"
         )
-    if config.codebook.source == "memory" and config.quantizer.name != "vp":
-        raise ConfigError(
-            f"codebook.source=memory but quantizer.name={config.quantizer.name} keeps no memory: set it to data"
-        )
-    capacity = config.quantizer.get("capacity")
-    if config.codebook.source == "memory" and capacity is not None and capacity < codebook_size:
-        raise ConfigError(
-            f"quantizer.capacity={capacity} latents in the memory cannot make a codebook of "
-            f"{codebook_size} codes: raise it, or set codebook.source to data"
-        )
+    if config.codebook.source == "memory":
+        _, state = jax.eval_shape(quantizer.init, jax.random.key(0))
+        if not hasattr(state, "memory"):
+            raise ConfigError(
+                f"codebook.source=memory but quantizer.name={config.quantizer.name} keeps no memory: set it to data"
+            )
+        capacity = state.memory.samples.shape[0]
+        if capacity < codebook_size:
+            raise ConfigError(
+                f"quantizer.capacity={capacity} latents in the memory cannot make a codebook of "
+                f"{codebook_size} codes: raise it, or set codebook.source to data"
+            )
     if (
         not isinstance(config.eval.splits, tuple | list)
         or not config.eval.splits
@@ -185,14 +189,18 @@ def build_quantizer(config: ml_collections.ConfigDict, *, for_tokens: bool = Fal
             f"codebook.num_codes={num_codes} but {name} has its codebook from training: leave it unset, "
             f"only {' and '.join(filter(_is_fitted_afterwards, QUANTIZERS))} can choose it afterwards"
         )
-    if for_tokens and num_codes is not None:
-        settings["codebook_size"] = num_codes
+    if num_codes is not None and num_codes < 1:
+        raise ConfigError(f"codebook.num_codes={num_codes}: expected at least 1, or nothing for the training's size")
     try:
         if _is_fitted_afterwards(name):
             settings["kmeans_iterations"] = config.codebook.max_iterations
-        return QUANTIZERS[name](**settings)
+        quantizer = QUANTIZERS[name](**settings)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"quantizer: {error}") from error
+    if not for_tokens or num_codes is None:
+        return quantizer
+    fit = fit_by_kmeans(num_codes, config.codebook.max_iterations)
+    return quantizer._replace(codebook_size=num_codes, fit=fit)
 
 
 def _is_fitted_afterwards(name: str) -> bool:

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +154,18 @@ def test_nearest_of_a_query_that_is_not_finite_is_index_0_and_nan(backend, bad):
 
 
 @BACKENDS
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf], ids=["nan", "-nan", "inf", "-inf"])
+def test_neighbor_at_rank_of_a_query_that_is_not_finite_is_index_0(backend, bad):
+    samples, queries = draw(30, 6, 3)
+    ranks = jnp.array([1, 4, 3, 2, 4, 4])
+    expected = all_distances(samples, queries).argsort(axis=1)[np.arange(6), ranks - 1]
+    assert (expected[[2, 5]] != 0).all()
+    expected[[2, 5]] = 0
+    spoilt = queries.at[2, 1].set(bad).at[5].set(bad)
+    np.testing.assert_array_equal(backend.neighbor_at_rank(samples, spoilt, ranks, 4), expected)
+
+
+@BACKENDS
 def test_no_queries_give_no_distances(backend):
     samples, queries = draw(30, 0, 3)
     assert backend.neighbor_distances(samples, queries, (1, 4)).shape == (0, 2)
@@ -256,3 +273,24 @@ def test_one_trace_per_shape():
         search(*draw(40, 7, 3, seed))
         search(*draw(40, 8, 3, seed))
     assert traces == [(7, 3), (8, 3)]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot be bound to one core here")
+def test_steps_on_one_core_do_not_wait_for_themselves():
+    """JAX copies an array that starts at no 64-byte boundary in its only thread and may run the step there as well."""
+    code = textwrap.dedent("""
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import jax, numpy as np
+        from vpvae_jax import perturb
+        buffer = np.random.default_rng(0).normal(size=3 * 16384 + 32).astype(np.float32)
+        start = -buffer.ctypes.data % 64 // 4 + 4
+        z = buffer[start:][: 3 * 16384].reshape(16384, 3)
+        step = jax.jit(lambda key, z: perturb(key, z[:512], z, k_radius=16)[0])
+        for i in range(30):
+            moved = step(jax.random.key(i), z)
+        assert np.isfinite(moved).all()
+    """)
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_CPU_ENABLE_ASYNC_DISPATCH"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=100, check=True)

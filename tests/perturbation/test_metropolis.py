@@ -145,6 +145,16 @@ def test_a_move_that_cannot_be_reversed_is_rejected():
     np.testing.assert_array_equal(z_tilde, [[0.5]])
 
 
+def test_density_accepts_a_move_that_cannot_be_reversed():
+    samples = jnp.array([[0.0], [10.0], [11.0], [12.0]])
+    draws = metropolis.Draws(jnp.ones((1, 1)), jnp.array([0.99]), jnp.array([0.5]))
+    z_tilde, info = metropolis.metropolis_step(
+        samples, jnp.array([[0.5]]), draws, k_radius=2, k_density=2, eta=1.0, accept="density"
+    )
+    assert info.accepted[0]  # log(0.5) < log(9.5) - log(1.095)
+    np.testing.assert_allclose(z_tilde, [[0.5 + 0.99 * 9.5]], rtol=1e-6)
+
+
 def small_step(seed=0, n=64, dim=3, num_samples=500, **settings):
     keys = jax.random.split(jax.random.key(seed), 3)
     samples = memory.init(keys[0], num_samples, dim).samples
@@ -160,8 +170,46 @@ def test_z_tilde_is_the_proposal_where_accepted_and_z_elsewhere():
     np.testing.assert_array_equal(z_tilde[~info.accepted], z[~info.accepted])
 
 
-def test_gradient_of_z_tilde_is_the_identity():
+def test_always_takes_every_proposal():
     (key, samples, z), settings = small_step()
+    z_tilde, info = metropolis.perturb(key, samples, z, accept="always", **settings)
+    assert info.accepted.all()
+    assert float(info.acceptance_rate) == 1
+    np.testing.assert_allclose(z_tilde, info.proposal, atol=1e-6)
+    checked = metropolis.perturb(key, samples, z, **settings)[1]
+    np.testing.assert_array_equal(info.proposal, checked.proposal)
+    assert not checked.accepted.all()
+
+
+@pytest.mark.parametrize("eta", [0.5, 2.0])
+def test_density_accepts_by_the_ratio_of_the_densities_alone(eta):
+    (key, samples, z), settings = small_step(n=256)
+    keys = jax.random.split(key, 3)
+    accept_u = jax.random.uniform(keys[2], (256,))
+    draws = metropolis.Draws(jax.random.normal(keys[0], z.shape), jax.random.uniform(keys[1], (256,)), accept_u)
+    _, info = metropolis.metropolis_step(samples, z, draws, eta=eta, accept="density", **settings)
+
+    def distance(points):
+        difference = np.asarray(points, np.float64)[:, None] - np.asarray(samples, np.float64)[None]
+        return np.sort(np.linalg.norm(difference, axis=-1), axis=1)[:, settings["k_density"] - 1]
+
+    ratio = (distance(z) / distance(info.proposal)) ** 3
+    expected = np.asarray(accept_u) < ratio
+    np.testing.assert_array_equal(info.accepted, expected)
+    assert 0 < expected.sum() < 256
+    checked = metropolis.metropolis_step(samples, z, draws, eta=eta, **settings)[1]
+    assert (checked.accepted != expected).any()
+
+
+def test_unknown_rule_of_acceptance_raises():
+    (key, samples, z), settings = small_step()
+    with pytest.raises(ValueError, match="accept='never': expected one of metropolis, density, always"):
+        metropolis.perturb(key, samples, z, accept="never", **settings)
+
+
+@pytest.mark.parametrize("accept", metropolis.ACCEPT)
+def test_gradient_of_z_tilde_is_the_identity(accept):
+    (key, samples, z), settings = small_step(accept=accept)
     jacobian = jax.jacobian(lambda z: metropolis.perturb(key, samples, z, **settings)[0])(z)
     np.testing.assert_array_equal(jacobian.reshape(192, 192), np.eye(192))
     to_samples = jax.grad(lambda samples: metropolis.perturb(key, samples, z, **settings)[0].sum())(samples)

@@ -7,6 +7,15 @@ from vpvae_jax.neighbors import neighbor_distances
 from vpvae_jax.quantizers import moments, vp
 
 KEY = jax.random.key(2)
+VARIANTS = {
+    "neighbor": {"move": "neighbor"},
+    "auto": {"eta": "auto"},
+    "auto-rms": {"eta": "auto", "match": "rms"},
+    "neighbor-auto": {"move": "neighbor", "eta": "auto"},
+    "density": {"accept": "density"},
+    "always": {"accept": "always"},
+}
+variants = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 
 
 def tokens(n, dim, seed=1):
@@ -49,6 +58,75 @@ def test_info_describes_the_move():
     np.testing.assert_allclose(info["move_length"], lengths.mean(), rtol=1e-5)
     np.testing.assert_allclose(info["acceptance_rate"], (lengths > 0).mean(), rtol=1e-6)
     assert 0.3 < info["acceptance_rate"] < 0.95
+
+
+@variants
+def test_variants_are_the_identity_to_the_gradient(settings):
+    quantizer = vp(8, 2, k_radius=10, capacity=100, **settings)
+    params, state = quantizer.init(jax.random.key(0))
+    z, weight = tokens(40, 2), tokens(40, 2, seed=3)
+
+    def weighted(z):
+        z_tilde = quantizer.train(params, state, z, KEY)[0]
+        return (z_tilde * weight).sum(), z_tilde
+
+    (_, z_tilde), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(z)
+    assert (z_tilde != z).any()
+    np.testing.assert_array_equal(gradient, weight)
+
+
+@variants
+def test_variants_jit_equals_eager(settings):
+    quantizer = vp(8, 2, k_radius=10, capacity=100, **settings)
+    params, state = quantizer.init(jax.random.key(0))
+    z = tokens(40, 2)
+    eager, jitted = (train(params, state, z, KEY) for train in (quantizer.train, jax.jit(quantizer.train)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), eager, jitted)
+
+
+@variants
+def test_variants_advance_their_state(settings):
+    quantizer = vp(8, 2, k_radius=10, capacity=100, push_fraction=0.1, **settings)
+    params, state = quantizer.init(jax.random.key(0))
+    z = tokens(40, 2)
+    step = jax.jit(quantizer.train)
+    _, advanced, _, info = step(params, state, z, KEY)
+    assert int(advanced.memory.cursor) == 4
+    is_token = (np.asarray(advanced.memory.samples)[:4, None] == np.asarray(z)[None]).all(axis=2)
+    assert is_token.any(axis=1).all()
+    assert float(info["eta"]) == float(state.calibration.eta) == 1
+    if "eta" in settings:
+        assert float(advanced.calibration.eta) != 1
+        assert float(advanced.calibration.target) > 0
+        assert int(advanced.calibration.step) == 1
+        assert float(step(params, advanced, z, KEY)[3]["eta"]) == float(advanced.calibration.eta)
+    else:
+        assert advanced.calibration == state.calibration
+
+
+def test_auto_measures_its_target_every_so_many_steps():
+    quantizer = vp(8, 2, k_radius=10, capacity=100, eta="auto", calibrate_every=3, push_fraction=1.0)
+    params, state = quantizer.init(jax.random.key(0))
+    step = jax.jit(quantizer.train)
+    targets = []
+    for i in range(5):
+        _, state, _, _ = step(params, state, tokens(40, 2, seed=i), jax.random.key(i))
+        targets.append(float(state.calibration.target))
+    assert targets[0] == targets[1] == targets[2] != targets[3] == targets[4]
+
+
+def test_neighbor_moves_to_members_of_the_memory():
+    quantizer = vp(8, 2, move="neighbor", k_radius=10, capacity=100)
+    params, state = quantizer.init(jax.random.key(0))
+    z = tokens(40, 2)
+    z_tilde, _, _, info = quantizer.train(params, state, z, KEY)
+    distances = np.linalg.norm(np.asarray(z_tilde)[:, None] - np.asarray(state.memory.samples)[None], axis=2)
+    np.testing.assert_allclose(distances.min(axis=1), 0, atol=1e-6)
+    tenth = neighbor_distances(state.memory.samples, z, (10,))[:, 0]
+    lengths = np.linalg.norm(z_tilde - z, axis=1)
+    assert (lengths <= 1.0001 * tenth).all()
+    np.testing.assert_allclose(info["move_length"], lengths.mean(), rtol=1e-5)
+    assert info.keys() == {"eta", "move_length"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +205,14 @@ def test_fit_clusters_the_latents_it_is_given():
         ({"capacity": 20}, r"memory holds 20 latents but k_radius=32: choose k_radius in 1\.\.20"),
         ({"k_radius": 4, "capacity": 6}, "memory holds 6 latents but k_density=8"),
         ({"k_radius": 0, "capacity": 100}, "k_radius=0"),
+        ({"move": "jump"}, "move='jump': expected one of metropolis, neighbor"),
+        ({"accept": "never"}, "accept='never': expected one of metropolis, density, always"),
+        ({"move": "neighbor", "accept": "density"}, "accept='density' with move='neighbor'"),
+        ({"move": "neighbor", "accept": "always"}, "accept='always' with move='neighbor'"),
+        ({"eta": "Auto"}, "eta='Auto': expected a positive number or 'auto'"),
+        ({"eta": "auto", "match": "median"}, "match='median': expected one of mean, rms"),
+        ({"eta": "auto", "calibrate_every": 0}, "calibrate_every=0: expected at least 1"),
+        ({"eta": "auto", "k_radius": 10, "capacity": 15}, "capacity=15 latents .* cannot tell the error of 16 codes"),
     ],
     ids=str,
 )

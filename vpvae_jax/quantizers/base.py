@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vpvae_jax.codebooks import kmeans
+
 Params = Any
 State = Any
 
@@ -44,6 +46,16 @@ class Quantizer(NamedTuple):
 def identity(z: jax.Array) -> jax.Array:
     """`project` of the methods whose codes lie among the latents themselves."""
     return z.astype(jnp.float32)
+
+
+def fit_by_kmeans(codebook_size: int, max_iterations: int) -> Callable[..., jax.Array]:
+    """`fit` of the methods whose codebook comes after training."""
+
+    def fit(params, state, latents, key):
+        del params, state
+        return kmeans.kmeans(key, latents, codebook_size, max_iterations=max_iterations)[0]
+
+    return fit
 
 
 def look_up(codebook: jax.Array, indices: jax.Array) -> jax.Array:

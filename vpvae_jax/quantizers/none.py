@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vpvae_jax.codebooks import kmeans
 from vpvae_jax.quantizers import moments
-from vpvae_jax.quantizers.base import Quantizer, identity, look_up
+from vpvae_jax.quantizers.base import Quantizer, fit_by_kmeans, identity, look_up
 
 
 def none(
@@ -54,10 +54,6 @@ def none(
         )
         return z, state, loss, {"latent_rms": jax.lax.stop_gradient(jnp.sqrt(jnp.mean(z**2)))}
 
-    def fit(params, state, latents, key):
-        del params, state
-        return kmeans.kmeans(key, latents, codebook_size, max_iterations=kmeans_iterations)[0]
-
     return Quantizer(
         input_dim=latent_dim,
         latent_dim=latent_dim,
@@ -65,7 +61,7 @@ def none(
         init=lambda key: ({}, {}),
         train=train,
         project=identity,
-        fit=fit,
+        fit=fit_by_kmeans(codebook_size, kmeans_iterations),
         encode=kmeans.assign,
         decode=look_up,
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vpvae_jax.codebooks import kmeans
 from vpvae_jax.perturbation import calibration, memory, metropolis, neighbor
 from vpvae_jax.quantizers import moments
-from vpvae_jax.quantizers.base import Quantizer, identity, look_up
+from vpvae_jax.quantizers.base import Quantizer, fit_by_kmeans, identity, look_up
 
 MOVES = ("metropolis", "neighbor")
 _NEIGHBORS_PER_DIM = 16  # M = round(16 d): the authors' setting
@@ -149,10 +149,6 @@ def vp(
         pushed = jax.random.choice(push_key, z, (num_pushed,), replace=False)
         return z_tilde, VPState(memory.push(state.memory, pushed), calibrated), loss, info
 
-    def fit(params, state, latents, key):
-        del params, state
-        return kmeans.kmeans(key, latents, codebook_size, max_iterations=kmeans_iterations)[0]
-
     return Quantizer(
         input_dim=latent_dim,
         latent_dim=latent_dim,
@@ -160,7 +156,7 @@ def vp(
         init=init,
         train=train,
         project=identity,
-        fit=fit,
+        fit=fit_by_kmeans(codebook_size, kmeans_iterations),
         encode=kmeans.assign,
         decode=look_up,
     )
