@@ -15,9 +15,14 @@ from vpvae_jax.config_arguments import quantizer_section
 _TUNED = {
     "vp": {
         "eta": 1.5,  # authors' code: 1.0
-        "push_fraction": 0.25,  # authors' code: 0.01, of batches 64 times as large
-        "mean_weight": 0.05,  # half of the authors': small batches leave the moments no room to differ
+        "push_fraction": 0.25,  # authors' code: 0.01, which takes batches this small too long to fill the memory
+        "mean_weight": 0.05,  # half of the authors': the moments of a batch this small must be free to differ
         "variance_weight": 0.035,  # likewise
+    },
+    "fsp": {
+        "mean_weight": 0.03,  # less than the authors', as for vp
+        "variance_weight": 0.02,  # likewise
+        "uniformity_weight": 0.03,  # ours
     },
     "fsq": {"symmetric": True, "noise_rate": 0.5},  # the paper's baseline; the factory's default is FSQ as published
 }

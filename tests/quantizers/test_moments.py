@@ -28,7 +28,7 @@ def test_loss_matches_reference(golden, preset):
 def test_moments_match_reference(golden, preset):
     found = moments.latent_moments(jnp.asarray(golden[f"norm/{preset}/z"]))
     expected = [golden[f"norm/{preset}/{name}"] for name in ("mean", "variance", "skewness", "kurtoses")]
-    for ours, theirs in zip(found[:4], expected, strict=True):
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -42,27 +42,34 @@ def test_moments_match_float64_far_from_the_origin():
     np.testing.assert_allclose(found.kurtosis, stats.kurtosis(exact), rtol=1e-2)
 
 
-def test_correlation_matches_numpy():
-    z = np.random.default_rng(0).normal(size=(300, 3)) @ np.array([[1.0, 0.8, 0.0], [0.0, 0.5, -1.0], [0.0, 0.0, 2.0]])
-    found = moments.latent_moments(jnp.asarray(z, jnp.float32)).correlation
-    np.testing.assert_allclose(found, np.corrcoef(z.T), atol=1e-5)
+class TestDistanceFromUniform:
+    @staticmethod
+    def mean_distance(u):
+        keys = jax.random.split(jax.random.key(1), 20)
+        return float(jax.vmap(lambda key: moments.distance_from_uniform(key, u))(keys).mean())
 
+    def test_of_uniform_latents_is_zero_in_the_mean(self):
+        u = jax.random.uniform(jax.random.key(0), (20, 1000, 3))
+        distances = jax.vmap(moments.distance_from_uniform)(jax.random.split(jax.random.key(1), 20), u)
+        assert abs(float(distances.mean())) < 3 * float(distances.std()) / 20**0.5
 
-def test_correlation_term_is_the_mean_square_off_the_diagonal():
-    z = jnp.asarray(np.random.default_rng(0).normal(size=(200, 3)) @ np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]]))
-    with_term = moments.latent_norm_loss(z, correlation_weight=0.5) - moments.latent_norm_loss(z)
-    pairs = np.corrcoef(np.asarray(z).T)[np.triu_indices(3, 1)]
-    np.testing.assert_allclose(with_term, 0.5 * np.mean(pairs**2), rtol=1e-4)
-    assert moments.latent_norm_loss(z[:, :1], correlation_weight=0.5) == moments.latent_norm_loss(z[:, :1])
+    def test_sees_dependence_that_correlation_does_not(self):
+        u = jax.random.uniform(jax.random.key(0), (1000, 2))
+        tent = jnp.stack([u[:, 0], 1 - jnp.abs(2 * u[:, 0] - 1)], axis=1)  # uniform margins, uncorrelated
+        assert abs(np.corrcoef(tent.T)[0, 1]) < 0.1
+        assert self.mean_distance(tent) > 10 * abs(self.mean_distance(u))
 
+    def test_descending_it_spreads_the_latents(self):
+        u = 0.5 + 0.1 * jax.random.normal(jax.random.key(0), (256, 2))
+        step = jax.jit(lambda key, u: u - 5.0 * jax.grad(moments.distance_from_uniform, 1)(key, u))
+        start = self.mean_distance(u)
+        for i in range(200):
+            u = jnp.clip(step(jax.random.key(i), u), 0, 1)
+        assert self.mean_distance(u) < 0.05 * start
 
-def test_descending_the_correlation_term_decorrelates():
-    z = jax.random.normal(jax.random.key(0), (512, 2)) @ jnp.array([[1.0, 0.9], [0.0, 0.5]])
-    assert abs(moments.latent_moments(z).correlation[0, 1]) > 0.8
-    gradient = jax.jit(jax.grad(lambda z: moments.latent_norm_loss(z, correlation_weight=0.1)))
-    for _ in range(300):
-        z = z - 100 * gradient(z)
-    assert abs(moments.latent_moments(z).correlation[0, 1]) < 0.02
+    def test_cost_is_bounded(self):
+        u = jax.random.uniform(jax.random.key(0), (3000, 2))
+        assert (jax.grad(moments.distance_from_uniform, 1)(jax.random.key(1), u) != 0).any(axis=1).sum() == 1024
 
 
 def test_bfloat16_latents_are_measured_in_float32():

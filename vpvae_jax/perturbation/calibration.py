@@ -18,7 +18,7 @@ from vpvae_jax.perturbation.metropolis import perturb
 
 MATCH = ("mean", "rms")
 ETA_RANGE = (0.25, 4.0)  # beyond it moves are either nearly all rejected or too small to matter
-_GAIN = 0.1  # share of the logarithmic error that a step corrects: settles within some 30 steps, averages their noise
+_GAIN = 0.1  # share of the logarithmic error that a step corrects: settles within some 50 steps, averages their noise
 _KMEANS_ITERATIONS = 5  # unfinished on purpose: an overfit codebook would report less than new latents will meet
 
 

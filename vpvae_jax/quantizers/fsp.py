@@ -81,7 +81,7 @@ def fsp(
     variance_weight: float = moments.VARIANCE_WEIGHT,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
-    correlation_weight: float = 0.0,
+    uniformity_weight: float = 0.0,
 ) -> Quantizer:
     """Finite scalar perturbation.
 
@@ -98,7 +98,8 @@ def fsp(
         variance_weight: l2 of L_norm; its target is the variance of g's distribution. 0 turns the term off.
         skewness_weight: of the squared third moment in L_norm, off by default.
         kurtosis_weight: of the squared excess fourth moment, off by default.
-        correlation_weight: of the squared correlation between dimensions, our own term, off by default.
+        uniformity_weight: of the discrepancy between u and the uniform distribution, `moments.distance_from_uniform`;
+            our own term, off by default: it raises the usage of the codebook and costs some fidelity.
 
     Returns:
         A `Quantizer` with `params = {}`, `state = {}`.
@@ -120,7 +121,7 @@ def fsp(
 
     def train(params, state, z, key):
         del params
-        noise_key, select_key = jax.random.split(key)
+        noise_key, select_key, uniform_key = jax.random.split(key, 3)
         draws = Draws(jax.random.uniform(noise_key, z.shape), jax.random.uniform(select_key, z.shape))
         z = z.astype(jnp.float32)
         u = g.cdf(z)
@@ -132,8 +133,9 @@ def fsp(
             variance_weight=variance_weight,
             skewness_weight=skewness_weight,
             kurtosis_weight=kurtosis_weight,
-            correlation_weight=correlation_weight,
         )
+        if uniformity_weight:
+            loss += uniformity_weight * moments.distance_from_uniform(uniform_key, u)
         indices = lattice.to_indices(level_indices(u, float_levels), num_levels)
         info = {
             "acceptance_rate": inside.mean(dtype=jnp.float32),

@@ -26,7 +26,6 @@ def fsq(
     variance_weight: float = 0.0,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
-    correlation_weight: float = 0.0,
 ) -> Quantizer:
     """Finite scalar quantization: bound each dimension by tanh, round with straight-through.
 
@@ -44,7 +43,6 @@ def fsq(
         variance_weight: l2 of L_norm; its target is that of FSP with tanh.
         skewness_weight: of the squared third moment in L_norm.
         kurtosis_weight: of the squared excess fourth moment in L_norm.
-        correlation_weight: of the squared correlation between dimensions, our own term, off by default.
 
     Returns:
         A `Quantizer` with `params = {}`, `state = {}`.
@@ -89,7 +87,6 @@ def fsq(
             variance_weight=variance_weight,
             skewness_weight=skewness_weight,
             kurtosis_weight=kurtosis_weight,
-            correlation_weight=correlation_weight,
         )
         info = {
             "move_length": jnp.linalg.norm(jax.lax.stop_gradient(x_tilde - x) / scale, axis=-1).mean(),

@@ -18,7 +18,6 @@ def none(
     variance_weight: float = 0.0,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
-    correlation_weight: float = 0.0,
     kmeans_iterations: int = 100,
 ) -> Quantizer:
     """Latents pass through in training; k-means makes the codebook afterwards.
@@ -30,7 +29,6 @@ def none(
         variance_weight: l2 of L_norm.
         skewness_weight: of the squared third moment in L_norm.
         kurtosis_weight: of the squared excess fourth moment in L_norm.
-        correlation_weight: of the squared correlation between dimensions, our own term, off by default.
         kmeans_iterations: upper bound on Lloyd iterations of a fit.
 
     Returns:
@@ -50,7 +48,6 @@ def none(
             variance_weight=variance_weight,
             skewness_weight=skewness_weight,
             kurtosis_weight=kurtosis_weight,
-            correlation_weight=correlation_weight,
         )
         return z, state, loss, {"latent_rms": jax.lax.stop_gradient(jnp.sqrt(jnp.mean(z**2)))}
 

@@ -40,7 +40,6 @@ def vp(
     variance_weight: float = moments.VARIANCE_WEIGHT,
     skewness_weight: float = 0.0,
     kurtosis_weight: float = 0.0,
-    correlation_weight: float = 0.0,
     kmeans_iterations: int = 100,
 ) -> Quantizer:
     """Variational-perturbation quantizer: no codebook during training.
@@ -64,7 +63,6 @@ def vp(
         variance_weight: l2 of L_norm; 0 turns the term off.
         skewness_weight: of the squared third moment in L_norm, off by default; the authors' preset for it has 0.06.
         kurtosis_weight: of the squared excess fourth moment, off by default; the authors' preset has 0.05.
-        correlation_weight: of the squared correlation between dimensions, our own term, off by default.
         kmeans_iterations: upper bound on Lloyd iterations of a fit.
 
     Returns:
@@ -130,7 +128,6 @@ def vp(
             variance_weight=variance_weight,
             skewness_weight=skewness_weight,
             kurtosis_weight=kurtosis_weight,
-            correlation_weight=correlation_weight,
         )
         moved = jax.lax.stop_gradient(z_tilde - z)
         info["move_length"] = jnp.linalg.norm(moved, axis=-1).mean()
