@@ -70,9 +70,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     loss.l1_weight = 1.0
 
     config.train = train = ml_collections.ConfigDict()
-    train.num_steps = 900
-    train.batch_size = 32
-    train.learning_rate = 5e-3
+    train.num_steps = 3600
+    train.batch_size = 8
+    train.learning_rate = 2e-3
     train.final_learning_rate = 1e-4  # end of the cosine
     train.schedule = "cosine"  # constant | cosine, after the warm-up
     train.warmup_steps = 50
@@ -82,7 +82,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     train.ema_decay = 0.0  # 0 for off
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
-    checkpoint.every = 100  # steps
+    checkpoint.every = 400  # steps
     checkpoint.keep = 2  # latest checkpoints that are kept
 
     config.eval = evaluation = ml_collections.ConfigDict()

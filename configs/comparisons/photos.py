@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.refit_trained_at = (256, 1024)
     comparison.refit_codebook_sizes = (16, 64, 256, 1024, 4096)
     comparison.overrides = {  # of the config, for every run
-        "train": {"num_steps": 1200, "batch_size": 8, "learning_rate": 2e-3},
+        "train": {"num_steps": 1200},
         "codebook": {"max_latents": 65_536},
         "checkpoint": {"every": 150, "keep": 1},
         "eval": {"num_pictures": 2},
