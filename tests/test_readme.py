@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 
 from tests import tiny
-from vpvae_jax import build
+from vpvae_jax import build, config_arguments
+from vpvae_jax.comparison import records, report
 
 README = (tiny.ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -39,3 +40,12 @@ def test_settings_named_in_the_readme_exist():
     keys = set(re.findall(r"--config\.([a-z_.]+)=", README)) - {"x.y"}
     assert keys
     assert keys <= build.flatten(tiny.config("")).keys()
+
+
+def test_the_table_is_that_of_the_recorded_runs():
+    table = (tiny.ROOT / "results" / "photos" / "comparison" / "table.md").read_text()
+    assert table in README
+    runs = records.read(tiny.ROOT / "results" / "photos" / "comparison", "runs")
+    comparison = config_arguments.load_config(tiny.ROOT / "configs" / "comparisons" / "photos.py")
+    order = [*dict(comparison.methods), *dict(comparison.ablations)]
+    assert report.markdown_table(runs, order) == table

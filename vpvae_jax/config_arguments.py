@@ -39,7 +39,7 @@ def load_config(
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(argument)
+    config = module.get_config(argument) if argument else module.get_config()
     try:
         config.update_from_flattened_dict(dict(values or {}))
     except (KeyError, TypeError) as error:

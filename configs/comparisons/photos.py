@@ -13,30 +13,30 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.seeds = (0, 1, 2)
     comparison.codebook_sizes = (256, 1024)
     # What the tables call a method: argument of the config file, less codebook_size.
-    comparison.methods = {
-        "vp": "quantizer=vp",
-        "fsp": "quantizer=fsp",
-        "fsq": "quantizer=fsq",  # symmetric with noise, the paper's baseline
-        "vq": "quantizer=vq",
-        "simvq": "quantizer=simvq",
-        "tokenbridge": "quantizer=tokenbridge",
-        "none": "quantizer=none",
-    }
+    comparison.methods = (
+        ("vp", "quantizer=vp"),
+        ("fsp", "quantizer=fsp"),
+        ("fsq", "quantizer=fsq"),  # symmetric with noise, the paper's baseline
+        ("vq", "quantizer=vq"),
+        ("simvq", "quantizer=simvq"),
+        ("tokenbridge", "quantizer=tokenbridge"),
+        ("none", "quantizer=none"),
+    )
     comparison.ablation_codebook_size = 256
-    comparison.ablations = {
-        "vp_always": "quantizer=vp,accept=always",
-        "vp_no_norm": "quantizer=vp,mean_weight=0.0,variance_weight=0.0",
-        "vp_neighbor": "quantizer=vp,move=neighbor",
-        "vp_auto": "quantizer=vp,eta=auto",
-        "fsp_normal": "quantizer=fsp,activation=normal",
-        "fsp_laplace": "quantizer=fsp,activation=laplace",
-        "fsp_paper": "quantizer=fsp,mean_weight=0.1,variance_weight=0.07,uniformity_weight=0.0",
-        "fsp_no_norm": "quantizer=fsp,mean_weight=0.0,variance_weight=0.0,uniformity_weight=0.0",
-        "fsq_norm": "quantizer=fsq,mean_weight=0.03,variance_weight=0.02",
-        "fsq_original": "quantizer=fsq,symmetric=False,noise_rate=0.0",
-        "fsq_original_norm": "quantizer=fsq,symmetric=False,noise_rate=0.0,mean_weight=0.03,variance_weight=0.02",
-        "vq_ema": "quantizer=vq,update=ema,restart_below=1.0",
-    }
+    comparison.ablations = (
+        ("vp_always", "quantizer=vp,accept=always"),
+        ("vp_no_norm", "quantizer=vp,mean_weight=0.0,variance_weight=0.0"),
+        ("vp_neighbor", "quantizer=vp,move=neighbor"),
+        ("vp_auto", "quantizer=vp,eta=auto"),
+        ("fsp_normal", "quantizer=fsp,activation=normal"),
+        ("fsp_laplace", "quantizer=fsp,activation=laplace"),
+        ("fsp_paper", "quantizer=fsp,mean_weight=0.1,variance_weight=0.07,uniformity_weight=0.0"),
+        ("fsp_no_norm", "quantizer=fsp,mean_weight=0.0,variance_weight=0.0,uniformity_weight=0.0"),
+        ("fsq_norm", "quantizer=fsq,mean_weight=0.03,variance_weight=0.02"),
+        ("fsq_original", "quantizer=fsq,symmetric=False,noise_rate=0.0"),
+        ("fsq_original_norm", "quantizer=fsq,symmetric=False,noise_rate=0.0,mean_weight=0.03,variance_weight=0.02"),
+        ("vq_ema", "quantizer=vq,update=ema,restart_below=1.0"),
+    )
     comparison.curve_seeds = (0,)  # their checkpoints are all fitted and scored: CVU over training
     comparison.curve_split = "validation"
     comparison.rate_methods = ("vp", "fsp", "fsq", "none")  # trained at more sizes, with the first seed

@@ -4,8 +4,8 @@ import ml_collections
 import pytest
 
 from tests import tiny
-from vpvae_jax import compare
 from vpvae_jax.comparison import grid, records
+from vpvae_jax.comparison.compare import compare
 from vpvae_jax.errors import ConfigError, UserError
 
 
@@ -14,9 +14,9 @@ def comparison(data_dir, **values):
     made.config = str(tiny.ROOT / "configs" / "photos.py")
     made.seeds = (0,)
     made.codebook_sizes = (16,)
-    made.methods = {"vp": "quantizer=vp"}
+    made.methods = (("vp", "quantizer=vp"),)
     made.ablation_codebook_size = 16
-    made.ablations = {}
+    made.ablations = ()
     made.curve_seeds = (0,)
     made.curve_split = "test"
     made.rate_methods = ()
@@ -41,7 +41,11 @@ def nested(flat):
 
 class TestListRuns:
     def test_seeds_go_round_the_grid(self, data_dir):
-        values = {"seeds": (0, 1), "codebook_sizes": (16, 64), "ablations": {"vp_always": "quantizer=vp,accept=always"}}
+        values = {
+            "seeds": (0, 1),
+            "codebook_sizes": (16, 64),
+            "ablations": (("vp_always", "quantizer=vp,accept=always"),),
+        }
         runs = grid.list_runs(comparison(data_dir, **values, rate_methods=("vp",), rate_codebook_sizes=(256,)))
         of_seed = ["vp-16-{0}", "vp-64-{0}", "vp_always-16-{0}"]
         assert [run.name for run in runs] == [n.format(s) for s in (0, 1) for n in of_seed] + ["vp-256-0"]
@@ -64,10 +68,10 @@ def test_settings_tell_runs_apart(data_dir):
 def test_a_grid_is_trained_recorded_and_resumed(tmp_path, data_dir, capsys):
     results, workdir = tmp_path / "results", tmp_path / "runs"
     # FSP's learning rate diverges: what fails is named and the rest goes on.
-    made = comparison(data_dir, methods={"vp": "quantizer=vp", "fsp": "quantizer=fsp,mean_weight=1e38"})
+    made = comparison(data_dir, methods=(("vp", "quantizer=vp"), ("fsp", "quantizer=fsp,mean_weight=1e38")))
 
     with pytest.raises(UserError, match=r"1 of 2 runs failed \(fsp-16-0: .* is (nan|inf) at step"):
-        compare.run(made, results, workdir, num_jobs=2)
+        compare(made, results, workdir, num_jobs=2)
 
     (row,) = records.read(results, "runs")
     assert (row["method"], row["codebook_size"], row["seed"], row["num_codes"]) == ("vp", 16, 0, 16)
@@ -80,23 +84,23 @@ def test_a_grid_is_trained_recorded_and_resumed(tmp_path, data_dir, capsys):
     assert (refit["num_codes"], refit["test_psnr_db_continuous"]) == (4, row["test_psnr_db_continuous"])
     assert refit["test_psnr_db"] != row["test_psnr_db"]
 
-    made.methods = {"vp": "quantizer=vp"}
+    made.methods = (("vp", "quantizer=vp"),)
     capsys.readouterr()
-    compare.run(made, results, tmp_path / "unused")
+    compare(made, results, tmp_path / "unused")
     assert "| 16 | vp | 16 | 1 |" in capsys.readouterr().out
     assert not (tmp_path / "unused").exists()
 
     made.overrides.train.learning_rate = 1e-3
     with pytest.raises(ConfigError, match=r"runs\.csv records vp-16-0 with other settings"):
-        compare.run(made, results, workdir)
+        compare(made, results, workdir)
 
 
 def test_a_process_that_dies_is_named(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(grid.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match=r"vp-16-0: its process ended with 1, the reason is in .*log\.txt"):
-        compare.run(comparison(data_dir), tmp_path / "results", tmp_path / "runs")
+        compare(comparison(data_dir), tmp_path / "results", tmp_path / "runs")
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, data_dir):
     with pytest.raises(UserError, match="records no run: run without --report_only"):
-        compare.run(comparison(data_dir), tmp_path / "results", tmp_path / "runs", report_only=True)
+        compare(comparison(data_dir), tmp_path / "results", tmp_path / "runs", report_only=True)

@@ -53,14 +53,13 @@ def list_runs(comparison: ml_collections.ConfigDict) -> list[Run]:
     runs = []
     for seed in comparison.seeds:
         for codebook_size in comparison.codebook_sizes:
-            runs += [Run(method, argument, codebook_size, seed) for method, argument in comparison.methods.items()]
+            runs += [Run(method, argument, codebook_size, seed) for method, argument in comparison.methods]
         runs += [
-            Run(method, argument, comparison.ablation_codebook_size, seed)
-            for method, argument in comparison.ablations.items()
+            Run(method, argument, comparison.ablation_codebook_size, seed) for method, argument in comparison.ablations
         ]
     for codebook_size in comparison.rate_codebook_sizes:
         runs += [
-            Run(method, comparison.methods[method], codebook_size, comparison.seeds[0])
+            Run(method, dict(comparison.methods)[method], codebook_size, comparison.seeds[0])
             for method in comparison.rate_methods
         ]
     names = [run.name for run in runs]

@@ -19,6 +19,7 @@ _COLUMNS = {
     "ssim": ("SSIM", 3),
     "cvu": ("CVU", 3),
 }
+_REFIT_STYLES = ("--.", ":.")  # by the codebook size of the training
 Row = dict[str, Any]
 
 
@@ -81,6 +82,10 @@ def _grouped(rows: list[Row], keys: tuple[str, ...], order: list[str]):
         yield tuple(members[0][key] for key in keys), members
 
 
+def _color(method: str, order: list[str]) -> str:
+    return f"C{order.index(method) % 10}"
+
+
 def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matplotlib.figure.Figure:
     """A column a codebook size: CVU, and what quantization costs in PSNR, against the step."""
     sizes = sorted({row["codebook_size"] for row in curves})
@@ -89,9 +94,10 @@ def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matp
     for (size, method), group in _grouped(curves, ("codebook_size", "method"), order):
         column, points = sizes.index(size), sorted(group, key=lambda row: row["step"])
         steps = [row["step"] for row in points]
-        axes[0, column].plot(steps, [row[f"{split}_cvu"] for row in points], marker=".", label=method)
+        color = _color(method, order)
+        axes[0, column].plot(steps, [row[f"{split}_cvu"] for row in points], marker=".", label=method, color=color)
         loss = [row[f"{split}_psnr_db_continuous"] - row[f"{split}_psnr_db"] for row in points]
-        axes[1, column].plot(steps, loss, marker=".", label=method)
+        axes[1, column].plot(steps, loss, marker=".", color=color)
     for column, size in enumerate(sizes):
         axes[0, column].set(title=f"K = {size}", ylim=(0, 1), ylabel=f"CVU on {split}")
         axes[1, column].set(xlabel="step", ylabel="PSNR lost by quantization, dB")
@@ -116,12 +122,14 @@ def _draw_rate_distortion(
         if len(sizes) < 2:
             continue
         values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
-        axes.plot([rate(size) for size in sizes], values, marker="o", label=f"{method}, trained at each K")
+        label, color = f"{method}, trained at each K", _color(method, order)
+        axes.plot([rate(size) for size in sizes], values, marker="o", label=label, color=color)
     for (method, trained_at), group in _grouped(refits, ("method", "codebook_size"), order):
         sizes = sorted({row["num_codes"] for row in group})
         values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
         label = f"{method}, trained once at K = {trained_at}"
-        axes.plot([rate(size) for size in sizes], values, marker=".", linestyle="--", label=label)
+        style = _REFIT_STYLES[sorted({row["codebook_size"] for row in refits}).index(trained_at) % len(_REFIT_STYLES)]
+        axes.plot([rate(size) for size in sizes], values, style, label=label, color=_color(method, order))
     axes.set(xlabel="bits per pixel", ylabel=f"PSNR on {split}, dB")
     axes.grid(alpha=0.3)
     if axes.lines:
