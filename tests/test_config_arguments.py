@@ -34,6 +34,9 @@ def test_argument_over_tuned_over_default():
         ("quantizer=vq,eta=2", "eta: no setting of quantizer=vq"),
         ("fsp", "'fsp' behind the config file: expected key=value"),
         ("eta=1,eta=2", "each key once"),
+        ("quantizer=fsq,symmetric=false", "symmetric=false behind the config file: expected True or False"),
+        ("mean_weight=abc", "mean_weight=abc behind the config file: expected a number"),
+        ("quantizer=fsp,levels=4x3,codebook_size=1024", "levels and codebook_size"),
     ],
 )
 def test_mistakes(argument, message):

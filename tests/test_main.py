@@ -315,6 +315,21 @@ def test_the_command_line_answers_a_mistake_with_one_line(tmp_path, data_dir, wo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("configs/photos.py:quantizer=vqq", "quantizer=vqq: expected one of vp"),
+        ("configs/photos.py:quantizer=fsq,symmetric=false", "expected True or False"),
+        ("nofile.py", "nofile.py"),
+    ],
+)
+def test_a_mistake_in_the_config_alone_is_answered_with_one_line(tmp_path, config, message):
+    words = [sys.executable, "-m", "vpvae_jax.main", f"--workdir={tmp_path / 'run'}", f"--config={config}"]
+    done = tiny.run(words)
+    _assert_one_line_error(done, message)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_missing_workdir_flag_is_named():
     words = [word for word in tiny.command("x", "y") if not word.startswith("--workdir")]
     _assert_one_line_error(tiny.run(words), "--workdir")

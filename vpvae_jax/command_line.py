@@ -13,8 +13,12 @@ from absl import flags, logging
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake ends with one line and exit code 1."""
+    from vpvae_jax.errors import UserError
+
     try:
         rest = flags.FLAGS(argv)
+    except UserError as error:  # a config's argument
+        fail(str(error))
     except (flags.Error, AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
         if "flag 'config." in message:
@@ -38,7 +42,7 @@ def quiet_libraries() -> None:
 
 def fail(message: str) -> NoReturn:
     """End the process with `error: MESSAGE` and exit code 1."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)  # what libraries still hold cannot be written either, and need not be told of again
 

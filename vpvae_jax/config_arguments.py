@@ -65,14 +65,24 @@ def quantizer_section(
     name = given.pop("quantizer", "vp")
     if name not in QUANTIZERS:
         raise ConfigError(f"quantizer={name}: expected one of {', '.join(QUANTIZERS)}")
+    is_sized = "codebook_size" in given
     try:
         by_size = paper.settings(QUANTIZERS[name], given.pop("codebook_size", codebook_size))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     known = {key: p.default for key, p in inspect.signature(QUANTIZERS[name]).parameters.items()}
+    if "levels" in given and is_sized:
+        raise ConfigError(
+            "levels and codebook_size behind the config file: expected one of them, levels make the codes"
+        )
     unknown = [key for key in given if key not in known or key in _SET_ELSEWHERE]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: no setting of quantizer={name}, expected one of {', '.join(known)}")
+    for key, value in given.items():
+        if isinstance(known[key], bool) and not isinstance(value, bool):
+            raise ConfigError(f"{key}={value} behind the config file: expected True or False")
+        if isinstance(known[key], float) and (isinstance(value, str) and value != "auto"):
+            raise ConfigError(f"{key}={value} behind the config file: expected a number")
     values = known | by_size | dict(tuned.get(name, {})) | given
     section = ml_collections.ConfigDict({"name": name})
     for key, value in values.items():

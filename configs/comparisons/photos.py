@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         ("fsq_norm", "quantizer=fsq,mean_weight=0.03,variance_weight=0.02"),
         ("fsq_original", "quantizer=fsq,symmetric=False,noise_rate=0.0"),
         ("fsq_original_norm", "quantizer=fsq,symmetric=False,noise_rate=0.0,mean_weight=0.03,variance_weight=0.02"),
-        ("vq_ema", "quantizer=vq,update=ema,restart_below=1.0"),
+        ("vq_ema", "quantizer=vq,update=ema,restart_below=0.1"),
     )
     comparison.curve_seeds = (0,)  # their checkpoints are all fitted and scored: CVU over training
     comparison.curve_split = "validation"

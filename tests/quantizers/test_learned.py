@@ -49,13 +49,25 @@ def test_running_means_follow_their_clusters():
 
 
 def test_dead_codes_come_back_only_where_asked():
-    for restart_below, revived in ((0.0, False), (1.0, True)):
+    for restart_below, revived in ((0.0, False), (0.1, True)):
         quantizer = vq(8, 2, update="ema", decay=0.5, restart_below=restart_below)
         params, state = quantizer.init(KEY)
         state = state._replace(codebook=state.codebook.at[3].set(1e3), sums=state.sums.at[3].set(1e3))
         for i in range(20):
             _, state, _, _ = quantizer.train(params, state, Z, jax.random.key(i))
         assert (float(jnp.abs(state.codebook[3]).max()) < 10) == revived
+
+
+def test_codes_in_use_are_left_alone():
+    quantizer = vq(64, 2, update="ema", restart_below=0.1)
+    params, state = quantizer.init(KEY)
+    step = jax.jit(quantizer.train)
+    num_restarted = []
+    for i in range(400):
+        _, state, _, _ = step(params, state, jax.random.normal(jax.random.key(i), (512, 2)), jax.random.key(i))
+        num_restarted.append(int((state.counts == 512 / 64).sum()))
+    assert sum(num_restarted[:100]) > 0
+    assert np.mean(num_restarted[-100:]) < 0.5  # of 64 codes; those at the rim are met seldom
 
 
 def test_simvq_learns_the_map_and_leaves_the_codebook():
@@ -84,7 +96,8 @@ def test_none_changes_nothing_in_training():
         (lambda: vq(0, 2), "codebook_size=0"),
         (lambda: vq(4, 2, update="adam"), "update='adam'"),
         (lambda: vq(4, 2, decay=1.0), r"decay=1\.0"),
-        (lambda: vq(4, 2, restart_below=1.0), "with update='ema'"),
+        (lambda: vq(4, 2, restart_below=0.1), "with update='ema'"),
+        (lambda: vq(4, 2, update="ema", restart_below=1.0), r"restart_below=1\.0"),
         (lambda: vq(4, 2, commitment_weight=-1), "commitment_weight=-1"),
         (lambda: simvq(4, 0), "latent_dim=0"),
         (lambda: simvq(4, 2, commitment_weight=-1), "commitment_weight=-1"),

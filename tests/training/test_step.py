@@ -33,7 +33,9 @@ def _images(num=4, size=16):
 
 
 def test_ten_steps_lower_the_loss_with_one_trace_and_move_every_part_of_the_state():
-    config, step = _parts(train__ema_decay=0.9, train__learning_rate=1e-2, train__num_steps=40)
+    config, step = _parts(
+        train__ema_decay=0.9, train__learning_rate=1e-2, train__num_steps=40, quantizer__push_fraction=0.01
+    )
     jitted = jax.jit(chex.assert_max_traces(step, 1))
     state = start = new_state(config)
     losses = []

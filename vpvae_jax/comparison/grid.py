@@ -160,6 +160,7 @@ def do_runs(
         A run and its outcome, or the error that ended it, in the order in which they end.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    num_jobs = min(num_jobs, len(cores) or num_jobs)
     free = [cores[job::num_jobs] for job in range(num_jobs)]
     waiting = list(runs)
     under_way: dict[subprocess.Popen, tuple[Run, list[int]]] = {}

@@ -67,8 +67,8 @@ def vq(
         commitment_weight: beta.
         update: "gradient": the codebook is a parameter; "ema": it follows running means of its latents.
         decay: of the running means, only with "ema".
-        restart_below: a code whose running count of latents a batch falls below this number is moved to a latent of
-            the batch, only with "ema"; 0 for never, 1 is usual.
+        restart_below: a code whose running count of latents falls below this share of the average code's is moved to a
+            latent of the batch, only with "ema"; 0 for never, in [0, 1).
 
     Returns:
         A `Quantizer`; the codebook is in `params` ("gradient") or in the state, an `EMAState` ("ema").
@@ -86,8 +86,8 @@ def vq(
         raise ValueError(f"commitment_weight={commitment_weight}: expected 0 or more")
     if not 0 <= decay < 1:
         raise ValueError(f"decay={decay}: expected a decay in [0, 1), such as 0.99")
-    if restart_below < 0 or (restart_below and update != "ema"):
-        raise ValueError(f"restart_below={restart_below}: expected 0, or a positive count with update='ema'")
+    if not 0 <= restart_below < 1 or (restart_below and update != "ema"):
+        raise ValueError(f"restart_below={restart_below}: expected 0, or a share in (0, 1) with update='ema'")
 
     def init(key):
         codebook = jax.random.uniform(
@@ -110,10 +110,12 @@ def vq(
         batch_counts = jnp.zeros_like(state.counts).at[indices].add(1.0)
         counts = decay * state.counts + (1 - decay) * batch_counts
         sums = decay * state.sums + (1 - decay) * jnp.zeros_like(state.sums).at[indices].add(z)
-        is_dead = counts < restart_below
+        is_dead = counts < restart_below * z.shape[0] / codebook_size
         newcomers = z[jax.random.randint(key, (codebook_size,), 0, z.shape[0])]
-        counts = jnp.where(is_dead, 1.0, counts)
-        sums = jnp.where(is_dead[:, None], newcomers, sums)
+        # A code that was moved counts as an average one, so that it has time to gather latents of its own.
+        fresh = z.shape[0] / codebook_size
+        counts = jnp.where(is_dead, fresh, counts)
+        sums = jnp.where(is_dead[:, None], fresh * newcomers, sums)
         total = counts.sum()
         smoothed = (counts + _SMOOTHING) / (total + codebook_size * _SMOOTHING) * total
         return EMAState(sums / smoothed[:, None], counts, sums)
