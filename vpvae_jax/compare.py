@@ -6,6 +6,7 @@ python -m vpvae_jax.compare --comparison=FILE --results=DIR --workdir=DIR [--job
 from __future__ import annotations
 
 import pathlib
+import signal
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -25,6 +26,7 @@ _REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Write tables and figures
 def _main(argv: list[str]) -> None:
     del argv
     set_cpu_flags()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end like Ctrl-C, with the runs under way
     quiet_libraries()
     from vpvae_jax.comparison.compare import compare
     from vpvae_jax.errors import UserError

@@ -1,5 +1,7 @@
 """A grid trained for real, in processes of its own."""
 
+import fcntl
+
 import ml_collections
 import pytest
 
@@ -55,6 +57,44 @@ class TestListRuns:
             grid.list_runs(comparison(data_dir, rate_methods=("vp",), rate_codebook_sizes=(16,)))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"curve_split": "valid"}, "curve_split=valid: expected one of eval.splits"),
+        ({"rate_methods": ("vq",), "rate_codebook_sizes": (64,)}, "vq: no method of the comparison"),
+        ({"refit_codebook_sizes": (100_000,)}, "max_latents=512 latents cannot make a codebook of 100000 codes"),
+        ({"methods": (("vq", "quantizer=vq"),), "refit_methods": ("vq",)}, "vq has its codebook from training"),
+        ({"methods": (("vp", "quantizer=vpp"),)}, "quantizer=vpp: expected one of vp"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(tmp_path, data_dir, values, message):
+    with pytest.raises(ConfigError, match=message):
+        compare(comparison(data_dir, **values), tmp_path / "results", tmp_path / "runs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_that_lacks_a_key_is_refused(tmp_path, data_dir):
+    made = comparison(data_dir)
+    del made.refit_methods
+    with pytest.raises(ConfigError, match="the comparison lacks refit_methods"):
+        compare(made, tmp_path / "results", tmp_path / "runs")
+
+
+def test_runs_of_another_comparison_are_not_mixed_in(tmp_path, data_dir):
+    figures = {f"test_{name}": 1.0 for name in ("psnr_db", "psnr_db_continuous", "ssim", "cvu")}
+    row = {"method": "vp", "codebook_size": 16, "seed": 7, "num_codes": 16, **figures, "settings": "0"}
+    records.add(tmp_path, "runs", [row])
+    with pytest.raises(ConfigError, match="records vp-16-7, no run of this comparison"):
+        compare(comparison(data_dir), tmp_path, tmp_path / "runs", report_only=True)
+
+
+def test_two_comparisons_do_not_share_a_directory(tmp_path, data_dir):
+    with open(tmp_path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another comparison is at work in"):
+            compare(comparison(data_dir), tmp_path, tmp_path / "runs")
+
+
 def test_settings_tell_runs_apart(data_dir):
     made = comparison(data_dir)
     runs = [
@@ -67,7 +107,7 @@ def test_settings_tell_runs_apart(data_dir):
 
 def test_a_grid_is_trained_recorded_and_resumed(tmp_path, data_dir, capsys):
     results, workdir = tmp_path / "results", tmp_path / "runs"
-    # FSP's learning rate diverges: what fails is named and the rest goes on.
+    # FSP diverges: what fails is named and the rest goes on.
     made = comparison(data_dir, methods=(("vp", "quantizer=vp"), ("fsp", "quantizer=fsp,mean_weight=1e38")))
 
     with pytest.raises(UserError, match=r"1 of 2 runs failed \(fsp-16-0: .* is (nan|inf) at step"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import pathlib
 import time
+from typing import IO
 
 import ml_collections
 
 from vpvae_jax import build
 from vpvae_jax.comparison import grid, records, report
 from vpvae_jax.errors import ConfigError, UserError
+
+_LOCK = ".lock"
 
 
 def compare(
@@ -32,8 +36,14 @@ def compare(
     Raises:
         UserError: what a user can mend; recorded runs stay.
     """
+    grid.check_comparison(comparison)
     runs = grid.list_runs(comparison)
     configs = [grid.run_config(comparison, run) for run in runs]
+    foreign = sorted({_name(row) for row in records.read(results, "runs")} - {run.name for run in runs})
+    if foreign:
+        raise ConfigError(
+            f"{results / 'runs.csv'} records {', '.join(foreign)}, no run of this comparison: choose another --results"
+        )
     recorded = {(row["method"], row["codebook_size"], row["seed"]): row for row in records.read(results, "runs")}
     todo = []
     for run, config in zip(runs, configs, strict=True):
@@ -43,11 +53,14 @@ def compare(
         elif row["settings"] != grid.settings_hash(config):
             raise ConfigError(
                 f"{results / 'runs.csv'} records {run.name} with other settings: choose another --results and "
-                f"--workdir, or delete its row to train it anew"
+                f"--workdir, or delete its row and {workdir / run.name} to train it anew"
             )
     failures = {}
     if todo and not report_only:
         build.check_data(configs[0])
+        results.mkdir(parents=True, exist_ok=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+        locks = [_lock(directory) for directory in (results, workdir)]
         started = time.monotonic()
         for number, (run, outcome) in enumerate(grid.do_runs(comparison, todo, workdir, num_jobs), start=1):
             minutes = (time.monotonic() - started) / 60
@@ -59,6 +72,8 @@ def compare(
                 records.add(results, table, getattr(outcome, table))
             left = minutes / number * (len(todo) - number)
             print(f"{number}/{len(todo)} {run.name} after {minutes:.0f} min, about {left:.0f} min left", flush=True)
+        for lock in locks:
+            lock.close()
     failure = "; ".join(f"{name}: {error}" for name, error in failures.items())
     failure = f"{len(failures)} of {len(todo)} runs failed ({failure})" if failures else ""
     if not records.read(results, "runs"):
@@ -74,3 +89,18 @@ def compare(
         print(path)
     if failure:
         raise UserError(failure)
+
+
+def _name(row: records.Row) -> str:
+    return f"{row['method']}-{row['codebook_size']}-{row['seed']}"
+
+
+def _lock(directory: pathlib.Path) -> IO:
+    """Hold a directory until the file is closed or the process ends."""
+    file = open(directory / _LOCK, "w")  # noqa: SIM115, closed by the caller
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ConfigError(f"another comparison is at work in {directory}: wait for it, or choose another") from error
+    return file

@@ -20,6 +20,22 @@ from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import ConfigError, UserError
 
 JOB, OUTCOME = "job.json", "outcome.json"  # what a process is told and what it answers, in its work directory
+_KEYS = (
+    "config",
+    "seeds",
+    "codebook_sizes",
+    "methods",
+    "ablation_codebook_size",
+    "ablations",
+    "curve_seeds",
+    "curve_split",
+    "rate_methods",
+    "rate_codebook_sizes",
+    "refit_methods",
+    "refit_trained_at",
+    "refit_codebook_sizes",
+    "overrides",
+)
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
 _FIGURES = ("psnr_db", "psnr_db_continuous", "ssim", "cvu")
@@ -67,6 +83,26 @@ def list_runs(comparison: ml_collections.ConfigDict) -> list[Run]:
     if twice:
         raise ConfigError(f"{', '.join(twice)} would be trained twice: give each method, size and seed once")
     return runs
+
+
+def check_comparison(comparison: ml_collections.ConfigDict) -> None:
+    """Raise ConfigError for what would else be found after hours of training."""
+    lacking = [key for key in _KEYS if key not in comparison]
+    if lacking:
+        raise ConfigError(f"the comparison lacks {', '.join(lacking)}: compare it with configs/comparisons/photos.py")
+    known = dict(comparison.methods) | dict(comparison.ablations)
+    unknown = [name for name in (*comparison.rate_methods, *comparison.refit_methods) if name not in known]
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)}: no method of the comparison, expected one of {', '.join(known)}")
+    for run in list_runs(comparison):
+        config = run_config(comparison, run)
+        build.build_schedule(config)
+        if comparison.curve_split not in config.eval.splits:
+            raise ConfigError(f"curve_split={comparison.curve_split}: expected one of eval.splits={config.eval.splits}")
+        if run.method in comparison.refit_methods:
+            for size in comparison.refit_codebook_sizes:
+                config.codebook.num_codes = size
+                build.check_config(config)
 
 
 def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collections.ConfigDict:

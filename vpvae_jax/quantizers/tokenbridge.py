@@ -14,7 +14,8 @@ _LOG_VARIANCE_RANGE = (-30.0, 20.0)  # latent diffusion
 def bin_means(num_bins: int) -> jax.Array:
     """Means of N(0, 1) within its `num_bins` equally likely bins, `(num_bins,)` float32 ascending.
 
-    `n * (pdf(a_i) - pdf(a_{i+1}))` with boundaries a_i at the quantiles i / n.
+    `n * (pdf(a_i) - pdf(a_{i+1}))` with boundaries a_i at the quantiles i / n. The published bins are cut at +-3, which
+    makes the outer of four +-1.2602 instead of +-1.2711.
     """
     boundaries = jax.scipy.stats.norm.ppf(jnp.arange(num_bins + 1) / num_bins)
     densities = jax.scipy.stats.norm.pdf(boundaries)
