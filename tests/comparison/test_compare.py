@@ -105,6 +105,7 @@ def test_settings_tell_runs_apart(data_dir):
     assert hashes[0] == grid.settings_hash(grid.run_config(made, runs[0]))
 
 
+@pytest.mark.slow
 def test_a_grid_is_trained_recorded_and_resumed(tmp_path, data_dir, capsys):
     results, workdir = tmp_path / "results", tmp_path / "runs"
     # FSP diverges: what fails is named and the rest goes on.
