@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
         ("none", "quantizer=none"),
     )
     comparison.ablation_codebook_size = 256
+    comparison.ablation_seeds = (0,)
     comparison.ablations = (
         ("vp_always", "quantizer=vp,accept=always"),
         ("vp_no_norm", "quantizer=vp,mean_weight=0.0,variance_weight=0.0"),
@@ -40,14 +41,14 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.curve_seeds = (0,)  # their checkpoints are all fitted and scored: CVU over training
     comparison.curve_split = "validation"
     comparison.rate_methods = ("vp", "fsp", "fsq", "none")  # trained at more sizes, with the first seed
-    comparison.rate_codebook_sizes = (16, 64)
+    comparison.rate_codebook_sizes = (64,)
     comparison.refit_methods = ("vp", "none")  # one training, codebooks of other sizes afterwards
     comparison.refit_trained_at = (256, 1024)
     comparison.refit_codebook_sizes = (16, 64, 256, 1024, 4096)
     comparison.overrides = {  # of the config, for every run
-        "train": {"num_steps": 1200},
+        "train": {"num_steps": 1600},
         "codebook": {"max_latents": 65_536},
-        "checkpoint": {"every": 150, "keep": 1},
+        "checkpoint": {"every": 200, "keep": 1},
         "eval": {"num_pictures": 2},
     }
     return comparison

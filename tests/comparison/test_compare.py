@@ -18,6 +18,7 @@ def comparison(data_dir, **values):
     made.codebook_sizes = (16,)
     made.methods = (("vp", "quantizer=vp"),)
     made.ablation_codebook_size = 16
+    made.ablation_seeds = (0,)
     made.ablations = ()
     made.curve_seeds = (0,)
     made.curve_split = "test"
@@ -49,8 +50,8 @@ class TestListRuns:
             "ablations": (("vp_always", "quantizer=vp,accept=always"),),
         }
         runs = grid.list_runs(comparison(data_dir, **values, rate_methods=("vp",), rate_codebook_sizes=(256,)))
-        of_seed = ["vp-16-{0}", "vp-64-{0}", "vp_always-16-{0}"]
-        assert [run.name for run in runs] == [n.format(s) for s in (0, 1) for n in of_seed] + ["vp-256-0"]
+        main = ["vp-16-0", "vp-64-0", "vp-16-1", "vp-64-1"]
+        assert [run.name for run in runs] == [*main, "vp_always-16-0", "vp-256-0"]
 
     def test_a_run_named_twice_is_refused(self, data_dir):
         with pytest.raises(ConfigError, match="vp-16-0 would be trained twice"):
@@ -103,6 +104,31 @@ def test_settings_tell_runs_apart(data_dir):
     hashes = [grid.settings_hash(grid.run_config(made, run)) for run in runs]
     assert len(set(hashes)) == 4
     assert hashes[0] == grid.settings_hash(grid.run_config(made, runs[0]))
+
+
+def test_settings_that_change_nothing_are_left_out_of_the_fingerprint(data_dir):
+    made = comparison(data_dir)
+    (run,) = grid.list_runs(made)
+    config = grid.run_config(made, run)
+    before = grid.settings_hash(config)
+    config.eval.num_pictures, config.log.every = 5, 7
+    del config.quantizer.k_density  # at its default, as if it had not existed yet
+    assert grid.settings_hash(config) == before
+    config.quantizer.k_density = 9
+    assert grid.settings_hash(config) != before
+
+
+@pytest.mark.parametrize("values", [{}, {"curve_seeds": (), "refit_methods": ("vp",)}])
+def test_curves_and_refits_that_were_not_made_are_asked_for(tmp_path, data_dir, values):
+    made = comparison(data_dir, **values)
+    (run,) = grid.list_runs(made)
+    figures = {f"test_{name}": 1.0 for name in ("psnr_db", "psnr_db_continuous", "ssim", "cvu")}
+    row = {"method": "vp", "codebook_size": 16, "seed": 0, "num_codes": 16, **figures}
+    records.add(tmp_path, "runs", [row | {"settings": grid.settings_hash(grid.run_config(made, run))}])
+    with pytest.raises(ConfigError, match="records vp-16-0 without the curve or the refits"):
+        compare(made, tmp_path, tmp_path / "runs", report_only=True)
+    made.update(curve_seeds=(), refit_methods=())
+    compare(made, tmp_path, tmp_path / "runs", report_only=True)
 
 
 @pytest.mark.slow

@@ -24,6 +24,14 @@ def test_a_run_recorded_again_takes_the_place_of_its_row(tmp_path):
     assert [row["test_psnr_db"] for row in records.read(tmp_path, "runs")] == [3.0, 2.0]
 
 
+def test_rows_with_other_columns_are_refused(tmp_path):
+    records.add(tmp_path, "runs", [run()])
+    before = (tmp_path / "runs.csv").read_text()
+    with pytest.raises(CheckpointError, match=r"runs\.csv has other columns .*\(valid_ssim\)"):
+        records.add(tmp_path, "runs", [run(seed=1, valid_ssim=0.5)])
+    assert (tmp_path / "runs.csv").read_text() == before
+
+
 def test_nothing_to_add_makes_no_file(tmp_path):
     records.add(tmp_path, "curves", [])
     assert list(tmp_path.iterdir()) == []

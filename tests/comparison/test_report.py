@@ -32,14 +32,28 @@ def test_table_goes_by_codebook_size_and_leaves_out_what_is_not_asked_for():
 def test_report_draws_every_figure(tmp_path):
     records.add(tmp_path, "runs", [row("vp", 0, 25.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)])
     records.add(tmp_path, "curves", [row("vp", 0, 20.0 + step) | {"step": step} for step in (1, 2)])
-    paths = report.write_report(tmp_path, downsampling=4, order=["vp"], curve_split="test")
-    assert [path.name for path in paths] == [
-        "table.md",
-        "cvu_over_training.png",
-        "rate_distortion.png",
-        "output_distribution.png",
-    ]
+    paths = report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
+    figures = ["over_training.png", "rate_distortion.png", "output_distribution.png"]
+    assert [path.name for path in paths] == ["table.md", *figures]
     assert all(path.stat().st_size > 0 for path in paths)
+
+
+def test_ablations_have_a_table_of_their_own(tmp_path):
+    records.add(tmp_path, "runs", [row("vp", 0, 25.0), row("vp_auto", 0, 24.0)])
+    report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
+    first, second = (tmp_path / "table.md").read_text().split("\n\n")
+    assert ("| vp |" in first, "| vp_auto |" in first) == (True, False)
+    assert ("| vp |" in second, "| vp_auto |" in second) == (False, True)
+
+
+def test_curves_show_usage_fidelity_and_the_cost_of_quantization():
+    curves = [row("vp", 0, 20.0 + step) | {"step": step} for step in (2, 1)] + [row("fsp", 0, 9.0) | {"step": 1}]
+    figure = report._draw_over_training(curves, ["vp"], "test")
+    lines = [axes.lines for axes in figure.axes]
+    assert [len(of_axes) for of_axes in lines] == [1, 1, 1]  # fsp is not asked for
+    expected = ([0.25, 0.25], [21.0, 22.0], [1.0, 1.0])
+    for (line,), values in zip(lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), np.stack([[1, 2], values], axis=1))
 
 
 def test_rate_is_bits_of_an_index_over_the_pixels_of_a_token():

@@ -44,17 +44,26 @@ def compare(
         raise ConfigError(
             f"{results / 'runs.csv'} records {', '.join(foreign)}, no run of this comparison: choose another --results"
         )
-    recorded = {(row["method"], row["codebook_size"], row["seed"]): row for row in records.read(results, "runs")}
+    recorded = {_name(row): row for row in records.read(results, "runs")}
+    with_curve = {_name(row) for row in records.read(results, "curves")}
+    refitted = {(_name(row), row["num_codes"]) for row in records.read(results, "refits")}
     todo = []
     for run, config in zip(runs, configs, strict=True):
-        row = recorded.get((run.method, run.codebook_size, run.seed))
+        row = recorded.get(run.name)
         if row is None:
             todo.append(run)
-        elif row["settings"] != grid.settings_hash(config):
-            raise ConfigError(
-                f"{results / 'runs.csv'} records {run.name} with other settings: choose another --results and "
-                f"--workdir, or delete its row and {workdir / run.name} to train it anew"
-            )
+            continue
+        lacks_curve = grid.has_curve(comparison, run) and run.name not in with_curve
+        if row["settings"] != grid.settings_hash(config):
+            problem = "with other settings"
+        elif lacks_curve or any((run.name, size) not in refitted for size in grid.refit_sizes(comparison, run)):
+            problem = "without the curve or the refits that are asked for now"
+        else:
+            continue
+        raise ConfigError(
+            f"{results / 'runs.csv'} records {run.name} {problem}: choose another --results and --workdir, "
+            f"or delete its row and {workdir / run.name} to train it anew"
+        )
     failures = {}
     if todo and not report_only:
         build.check_data(configs[0])
@@ -81,7 +90,8 @@ def compare(
     paths = report.write_report(
         results,
         downsampling=build.downsampling(configs[0]),
-        order=[*dict(comparison.methods), *dict(comparison.ablations)],
+        methods=list(dict(comparison.methods)),
+        ablations=list(dict(comparison.ablations)),
         curve_split=comparison.curve_split,
     )
     print(f"\n{paths[0].read_text()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import ConfigError, UserError
+from vpvae_jax.quantizers import QUANTIZERS
 
 JOB, OUTCOME = "job.json", "outcome.json"  # what a process is told and what it answers, in its work directory
 _KEYS = (
@@ -26,6 +28,7 @@ _KEYS = (
     "codebook_sizes",
     "methods",
     "ablation_codebook_size",
+    "ablation_seeds",
     "ablations",
     "curve_seeds",
     "curve_split",
@@ -35,6 +38,16 @@ _KEYS = (
     "refit_trained_at",
     "refit_codebook_sizes",
     "overrides",
+)
+# Settings that leave the figures of a run as they are.
+_WITHOUT_EFFECT = (
+    "checkpoint.every",
+    "checkpoint.keep",
+    "data.cache_mib",
+    "data.data_dir",
+    "data.num_threads",
+    "eval.num_pictures",
+    "log.every",
 )
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
@@ -65,14 +78,14 @@ class Outcome(NamedTuple):
 
 
 def list_runs(comparison: ml_collections.ConfigDict) -> list[Run]:
-    """Every run, the main grid of each seed first, so that an unfinished comparison is a balanced one."""
+    """Every run: the main grid a seed after the other, so that an unfinished comparison is a balanced one."""
     runs = []
     for seed in comparison.seeds:
         for codebook_size in comparison.codebook_sizes:
             runs += [Run(method, argument, codebook_size, seed) for method, argument in comparison.methods]
-        runs += [
-            Run(method, argument, comparison.ablation_codebook_size, seed) for method, argument in comparison.ablations
-        ]
+    for seed in comparison.ablation_seeds:
+        size = comparison.ablation_codebook_size
+        runs += [Run(method, argument, size, seed) for method, argument in comparison.ablations]
     for codebook_size in comparison.rate_codebook_sizes:
         runs += [
             Run(method, dict(comparison.methods)[method], codebook_size, comparison.seeds[0])
@@ -114,9 +127,29 @@ def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collection
 
 
 def settings_hash(config: ml_collections.ConfigDict) -> str:
-    """Short fingerprint of everything that a run was trained and scored with."""
-    text = json.dumps(build.flatten(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Short fingerprint of everything that a run was trained and scored with.
+
+    A setting of the method that is at its default is left out, so that a run stays the same when its method gets a
+    further setting.
+    """
+    settings = {key: value for key, value in build.flatten(config).items() if key not in _WITHOUT_EFFECT}
+    for name, parameter in inspect.signature(QUANTIZERS[config.quantizer.name]).parameters.items():
+        key = f"quantizer.{name}"
+        if key in settings and settings[key] == parameter.default:
+            del settings[key]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def has_curve(comparison: ml_collections.ConfigDict, run: Run) -> bool:
+    """Whether all checkpoints of the run are scored: those of the main grid, not of ablations and further sizes."""
+    is_main = run.method in dict(comparison.methods) and run.codebook_size in comparison.codebook_sizes
+    return is_main and run.seed in comparison.curve_seeds
+
+
+def refit_sizes(comparison: ml_collections.ConfigDict, run: Run) -> tuple[int, ...]:
+    """Sizes of the further codebooks that the trained run is scored with."""
+    is_refitted = run.method in comparison.refit_methods and run.codebook_size in comparison.refit_trained_at
+    return tuple(comparison.refit_codebook_sizes) if is_refitted else ()
 
 
 def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Path) -> Outcome:
@@ -128,8 +161,7 @@ def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Pat
     from vpvae_jax import main
 
     config = run_config(comparison, run)
-    has_curves = run.seed in comparison.curve_seeds and run.codebook_size in comparison.codebook_sizes
-    if has_curves:
+    if has_curve(comparison, run):
         config.checkpoint.keep = _KEEP_ALL
     main.run(config, workdir, "train")
     prefix = {"method": run.method, "codebook_size": run.codebook_size, "seed": run.seed}
@@ -144,13 +176,12 @@ def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Pat
         "settings": settings_hash(run_config(comparison, run)),
     }
     curves, refits = [], []
-    if has_curves:
+    if has_curve(comparison, run):
         for step in _checkpointed_steps(workdir):
             curves.append({**prefix, "step": step, **_scores(config, workdir, comparison.curve_split, step)})
-    if run.method in comparison.refit_methods and run.codebook_size in comparison.refit_trained_at:
-        for size in comparison.refit_codebook_sizes:
-            config.codebook.num_codes = size
-            refits.append({**prefix, "num_codes": size, **_scores(config, workdir, comparison.curve_split)})
+    for size in refit_sizes(comparison, run):
+        config.codebook.num_codes = size
+        refits.append({**prefix, "num_codes": size, **_scores(config, workdir, comparison.curve_split)})
     return Outcome([row], curves, refits)
 
 

@@ -39,12 +39,23 @@ def read(directory: pathlib.Path, table: str) -> list[Row]:
 
 
 def add(directory: pathlib.Path, table: str, new: Iterable[Row]) -> None:
-    """Add rows, in place of those with the same identity; the file is the old or the new one at any moment."""
+    """Add rows, in place of those with the same identity; the file is the old or the new one at any moment.
+
+    Raises:
+        CheckpointError: rows with other columns than those in the file, which stays as it is.
+    """
     by_identity = {_identity(table, row): row for row in [*read(directory, table), *new]}
     if not by_identity:
         return
     rows = [by_identity[identity] for identity in sorted(by_identity)]
-    path, temporary = directory / f"{table}.csv", directory / f".{table}.csv.tmp"
+    path = directory / f"{table}.csv"
+    for row in rows:
+        if row.keys() != rows[0].keys():
+            raise CheckpointError(
+                f"{path} has other columns than the run that just ended ({_difference(row, rows[0])}): "
+                f"move it away to start anew"
+            )
+    temporary = directory / f".{table}.csv.tmp"
     directory.mkdir(parents=True, exist_ok=True)
     with open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -54,6 +65,10 @@ def add(directory: pathlib.Path, table: str, new: Iterable[Row]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _difference(row: Row, other: Row) -> str:
+    return ", ".join(sorted(row.keys() ^ other.keys()))
 
 
 def _identity(table: str, row: Row) -> tuple:

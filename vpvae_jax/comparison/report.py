@@ -19,31 +19,36 @@ _COLUMNS = {
     "ssim": ("SSIM", 3),
     "cvu": ("CVU", 3),
 }
+_LINE_STYLES = ("-", "--", ":")
 _REFIT_STYLES = ("--.", ":.")  # by the codebook size of the training
 Row = dict[str, Any]
 
 
 def write_report(
-    directory: pathlib.Path, *, downsampling: int, order: list[str], curve_split: str
+    directory: pathlib.Path, *, downsampling: int, methods: list[str], ablations: list[str], curve_split: str
 ) -> list[pathlib.Path]:
     """Write `table.md` and the figures beside the CSV files.
 
     Args:
         directory: where the CSV files lie.
         downsampling: f, for the rate in bits a pixel.
-        order: methods in the order in which tables show them.
+        methods: in the order in which tables show them.
+        ablations: variants of methods, which get a table of their own.
         curve_split: split of curves and refits.
 
     Returns:
         The paths written.
     """
     runs, curves, refits = (records.read(directory, table) for table in records.TABLES)
-    (directory / "table.md").write_text(markdown_table(runs, order))
+    tables = [markdown_table(runs, methods)]
     figures = {
-        "cvu_over_training.png": _draw_over_training(curves, order, curve_split),
-        "rate_distortion.png": _draw_rate_distortion(runs, refits, downsampling, order, curve_split),
+        "over_training.png": _draw_over_training(curves, methods, curve_split),
+        "rate_distortion.png": _draw_rate_distortion(runs, refits, downsampling, methods, curve_split),
         "output_distribution.png": draw_output_distribution(),
     }
+    if any(row["method"] in ablations for row in runs):
+        tables.append(markdown_table(runs, ablations))
+    (directory / "table.md").write_text("\n".join(tables))
     for name, figure in figures.items():
         figure.savefig(directory / name, dpi=110)
     return [directory / name for name in ("table.md", *figures)]
@@ -82,26 +87,30 @@ def _grouped(rows: list[Row], keys: tuple[str, ...], order: list[str]):
         yield tuple(members[0][key] for key in keys), members
 
 
-def _color(method: str, order: list[str]) -> str:
-    return f"C{order.index(method) % 10}"
+def _style(method: str, order: list[str]) -> dict[str, Any]:
+    number = order.index(method)
+    return {"color": f"C{number % 10}", "linestyle": _LINE_STYLES[number // 10 % len(_LINE_STYLES)]}
 
 
 def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matplotlib.figure.Figure:
-    """A column a codebook size: CVU, and what quantization costs in PSNR, against the step."""
-    sizes = sorted({row["codebook_size"] for row in curves})
-    figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 8), layout="constrained")
-    axes = figure.subplots(2, max(1, len(sizes)), squeeze=False, sharex=True)
+    """A column a codebook size: CVU, PSNR and what quantization costs of it, against the step."""
+    sizes = sorted({row["codebook_size"] for row in curves if row["method"] in order})
+    figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 11), layout="constrained")
+    axes = figure.subplots(3, max(1, len(sizes)), squeeze=False, sharex=True)
     for (size, method), group in _grouped(curves, ("codebook_size", "method"), order):
         column, points = sizes.index(size), sorted(group, key=lambda row: row["step"])
         steps = [row["step"] for row in points]
-        color = _color(method, order)
-        axes[0, column].plot(steps, [row[f"{split}_cvu"] for row in points], marker=".", label=method, color=color)
-        loss = [row[f"{split}_psnr_db_continuous"] - row[f"{split}_psnr_db"] for row in points]
-        axes[1, column].plot(steps, loss, marker=".", color=color)
+        cvu, psnr, continuous = (
+            np.array([row[f"{split}_{figure}"] for row in points])
+            for figure in ("cvu", "psnr_db", "psnr_db_continuous")
+        )
+        for ax, values in zip(axes[:, column], (cvu, psnr, continuous - psnr), strict=True):
+            ax.plot(steps, values, marker=".", label=method, **_style(method, order))
     for column, size in enumerate(sizes):
         axes[0, column].set(title=f"K = {size}", ylim=(0, 1), ylabel=f"CVU on {split}")
-        axes[1, column].set(xlabel="step", ylabel="PSNR lost by quantization, dB")
-        axes[0, column].legend(fontsize=8)
+        axes[1, column].set(ylabel=f"PSNR on {split}, dB")
+        axes[2, column].set(xlabel="step", ylabel="PSNR lost by quantization, dB")
+        axes[0, column].legend(fontsize=8, ncols=2)
     for ax in axes.flat:
         ax.grid(alpha=0.3)
     return figure
@@ -122,14 +131,15 @@ def _draw_rate_distortion(
         if len(sizes) < 2:
             continue
         values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
-        label, color = f"{method}, trained at each K", _color(method, order)
-        axes.plot([rate(size) for size in sizes], values, marker="o", label=label, color=color)
+        label = f"{method}, trained at each K"
+        axes.plot([rate(size) for size in sizes], values, marker="o", label=label, **_style(method, order))
     for (method, trained_at), group in _grouped(refits, ("method", "codebook_size"), order):
         sizes = sorted({row["num_codes"] for row in group})
         values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
         label = f"{method}, trained once at K = {trained_at}"
         style = _REFIT_STYLES[sorted({row["codebook_size"] for row in refits}).index(trained_at) % len(_REFIT_STYLES)]
-        axes.plot([rate(size) for size in sizes], values, style, label=label, color=_color(method, order))
+        color = _style(method, order)["color"]
+        axes.plot([rate(size) for size in sizes], values, style, label=label, color=color)
     axes.set(xlabel="bits per pixel", ylabel=f"PSNR on {split}, dB")
     axes.grid(alpha=0.3)
     if axes.lines:
