@@ -26,6 +26,12 @@ def test_argument_over_tuned_over_default():
     assert section("quantizer=fsq,symmetric=False")["symmetric"] is False
 
 
+def test_whole_numbers_become_real_where_real_ones_are_expected():
+    assert isinstance(section("eta=2")["eta"], float)
+    assert section("capacity=1000")["capacity"] == 1000
+    assert section("")["capacity"] is None
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -34,8 +40,17 @@ def test_argument_over_tuned_over_default():
         ("quantizer=vq,eta=2", "eta: no setting of quantizer=vq"),
         ("fsp", "'fsp' behind the config file: expected key=value"),
         ("eta=1,eta=2", "each key once"),
-        ("quantizer=fsq,symmetric=false", "symmetric=false behind the config file: expected True or False"),
-        ("mean_weight=abc", "mean_weight=abc behind the config file: expected a number"),
+        ("quantizer=fsq,symmetric=false", "symmetric=false: expected True or False"),
+        ("mean_weight=abc", "mean_weight=abc: expected a number"),
+        ("quantizer=fsp,mean_weight=auto", "mean_weight=auto: expected a number"),
+        ("mean_weight=None", "mean_weight=None: expected a number"),
+        ("mean_weight=True", "mean_weight=True: expected a number"),
+        ("latent_dim=3.5", r"latent_dim=3\.5: expected a whole number"),
+        ("k_radius=True", "k_radius=True: expected a whole number"),
+        ("k_density=8.5", r"k_density=8\.5: expected a whole number"),
+        ("eta=True", "eta=True: expected a number or a name"),
+        ("quantizer=fsp,levels=8", "levels=8: expected whole numbers with x between them"),
+        ("quantizer=fsp,activation=2", "activation=2: expected a name"),
         ("quantizer=fsp,levels=4x3,codebook_size=1024", "levels and codebook_size"),
     ],
 )

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from vpvae_jax.config_arguments import with_types
 from vpvae_jax.data.pipeline import check_sizes, train_batches
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError
@@ -194,7 +195,7 @@ def build_quantizer(config: ml_collections.ConfigDict, *, for_tokens: bool = Fal
     try:
         if _is_fitted_afterwards(name):
             settings["kmeans_iterations"] = config.codebook.max_iterations
-        quantizer = QUANTIZERS[name](**settings)
+        quantizer = QUANTIZERS[name](**with_types(QUANTIZERS[name], settings))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"quantizer: {error}") from error
     if not for_tokens or num_codes is None:

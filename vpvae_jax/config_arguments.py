@@ -6,7 +6,9 @@ import ast
 import importlib.util
 import inspect
 import pathlib
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -16,6 +18,13 @@ from vpvae_jax.errors import ConfigError
 from vpvae_jax.quantizers import QUANTIZERS, paper
 
 _SET_ELSEWHERE = ("kmeans_iterations",)  # codebook.max_iterations
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a name",
+    Sequence[int]: "whole numbers with x between them, such as 8x6x5",
+}
 
 
 def load_config(
@@ -78,17 +87,43 @@ def quantizer_section(
     unknown = [key for key in given if key not in known or key in _SET_ELSEWHERE]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: no setting of quantizer={name}, expected one of {', '.join(known)}")
-    for key, value in given.items():
-        if isinstance(known[key], bool) and not isinstance(value, bool):
-            raise ConfigError(f"{key}={value} behind the config file: expected True or False")
-        if isinstance(known[key], float) and (isinstance(value, str) and value != "auto"):
-            raise ConfigError(f"{key}={value} behind the config file: expected a number")
     values = known | by_size | dict(tuned.get(name, {})) | given
+    try:
+        values = with_types(QUANTIZERS[name], values)
+    except TypeError as error:
+        raise ConfigError(f"{error} (behind the config file)") from error
     section = ml_collections.ConfigDict({"name": name})
     for key, value in values.items():
         if key not in _SET_ELSEWHERE:
             section[key] = config_dict.placeholder(int) if value is None else value
     return section
+
+
+def with_types(factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the factory annotates them: whole numbers given for real ones become real ones.
+
+    Args:
+        factory: a value of `QUANTIZERS`.
+        settings: by name, arguments of the factory.
+
+    Raises:
+        TypeError: a setting of another type, such as 2.5 for a rank.
+    """
+    hints = typing.get_type_hints(factory)
+    typed = dict(settings)
+    for key, value in settings.items():
+        kinds = typing.get_args(hints[key]) if isinstance(hints[key], types.UnionType) else (hints[key],)
+        if float in kinds and type(value) is int:
+            typed[key] = float(value)
+        elif not any(_is_of(value, kind) for kind in kinds):
+            raise TypeError(f"{key}={value}: expected {' or '.join(_KINDS[kind] for kind in kinds if kind in _KINDS)}")
+    return typed
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if kind == Sequence[int]:
+        return isinstance(value, tuple | list) and all(type(member) is int for member in value)
+    return type(value) is kind  # a bool is no int here
 
 
 def _parse(argument: str) -> dict[str, Any]:

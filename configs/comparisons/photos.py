@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.ablations = (
         ("vp_always", "quantizer=vp,accept=always"),
         ("vp_no_norm", "quantizer=vp,mean_weight=0.0,variance_weight=0.0"),
-        ("vp_neighbor", "quantizer=vp,move=neighbor"),
+        ("vp_neighbor", "quantizer=vp,move=neighbor,eta=1.0"),
         ("vp_auto", "quantizer=vp,eta=auto"),
         ("fsp_normal", "quantizer=fsp,activation=normal"),
         ("fsp_laplace", "quantizer=fsp,activation=laplace"),

@@ -6,8 +6,9 @@ import ml_collections
 import pytest
 
 from tests import tiny
-from vpvae_jax.comparison import grid, records
+from vpvae_jax.comparison import grid, lock, records
 from vpvae_jax.comparison.compare import compare
+from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import ConfigError, UserError
 
 
@@ -66,6 +67,9 @@ class TestListRuns:
         ({"refit_codebook_sizes": (100_000,)}, "max_latents=512 latents cannot make a codebook of 100000 codes"),
         ({"methods": (("vq", "quantizer=vq"),), "refit_methods": ("vq",)}, "vq has its codebook from training"),
         ({"methods": (("vp", "quantizer=vpp"),)}, "quantizer=vpp: expected one of vp"),
+        ({"methods": (("vp", "quantizer=vp,k_radius=2.5"),)}, "k_radius=2.5: expected a whole number"),
+        ({"curve_seeds": (1,)}, "curve_seeds=.* expected none or one of seeds"),
+        ({"seeds": ()}, "the comparison has no seeds"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_trained(tmp_path, data_dir, values, message):
@@ -84,15 +88,41 @@ def test_a_comparison_that_lacks_a_key_is_refused(tmp_path, data_dir):
 def test_runs_of_another_comparison_are_not_mixed_in(tmp_path, data_dir):
     figures = {f"test_{name}": 1.0 for name in ("psnr_db", "psnr_db_continuous", "ssim", "cvu")}
     row = {"method": "vp", "codebook_size": 16, "seed": 7, "num_codes": 16, **figures, "settings": "0"}
-    records.add(tmp_path, "runs", [row])
+    records.record(tmp_path, "runs", ("vp", 16, 7), [row])
     with pytest.raises(ConfigError, match="records vp-16-7, no run of this comparison"):
         compare(comparison(data_dir), tmp_path, tmp_path / "runs", report_only=True)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((tiny.ROOT / "configs" / "comparisons").glob("*.py")), ids=lambda path: path.stem
+)
+def test_the_comparisons_of_the_repository_pass(path):
+    grid.check_comparison(load_config(path))
+
+
+def test_results_and_runs_need_two_directories(tmp_path, data_dir):
+    with pytest.raises(ConfigError, match="give each a directory of its own"):
+        compare(comparison(data_dir), tmp_path, tmp_path)
+
+
+def test_a_config_that_changes_under_way_is_noticed(tmp_path, data_dir):
+    made = comparison(data_dir)
+    ((_, outcome),) = grid.do_runs(made, [grid.Job(grid.list_runs(made)[0], "another hash")], tmp_path, 1)
+    assert "photos.py has changed since the comparison started" in str(outcome)
+
+
+def test_a_run_that_still_goes_on_is_left_alone(tmp_path, data_dir):
+    made = comparison(data_dir)
+    (run,) = grid.list_runs(made)
+    with lock.hold(tmp_path / run.name):
+        ((_, outcome),) = grid.do_runs(made, [grid.Job(run, "0")], tmp_path, 1)
+    assert f"another process is at work in {tmp_path / run.name}" in str(outcome)
 
 
 def test_two_comparisons_do_not_share_a_directory(tmp_path, data_dir):
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another comparison is at work in"):
+        with pytest.raises(ConfigError, match="another process is at work in"):
             compare(comparison(data_dir), tmp_path, tmp_path / "runs")
 
 
@@ -112,7 +142,6 @@ def test_settings_that_change_nothing_are_left_out_of_the_fingerprint(data_dir):
     config = grid.run_config(made, run)
     before = grid.settings_hash(config)
     config.eval.num_pictures, config.log.every = 5, 7
-    del config.quantizer.k_density  # at its default, as if it had not existed yet
     assert grid.settings_hash(config) == before
     config.quantizer.k_density = 9
     assert grid.settings_hash(config) != before
@@ -124,7 +153,8 @@ def test_curves_and_refits_that_were_not_made_are_asked_for(tmp_path, data_dir, 
     (run,) = grid.list_runs(made)
     figures = {f"test_{name}": 1.0 for name in ("psnr_db", "psnr_db_continuous", "ssim", "cvu")}
     row = {"method": "vp", "codebook_size": 16, "seed": 0, "num_codes": 16, **figures}
-    records.add(tmp_path, "runs", [row | {"settings": grid.settings_hash(grid.run_config(made, run))}])
+    row["settings"] = grid.settings_hash(grid.run_config(made, run))
+    records.record(tmp_path, "runs", ("vp", 16, 0), [row])
     with pytest.raises(ConfigError, match="records vp-16-0 without the curve or the refits"):
         compare(made, tmp_path, tmp_path / "runs", report_only=True)
     made.update(curve_seeds=(), refit_methods=())

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,11 @@ def row(method, seed, psnr, *, codebook_size=256, num_codes=256):
     figures = {"psnr_db": psnr, "psnr_db_continuous": psnr + 1, "ssim": 0.5, "cvu": 0.25}
     identity = {"method": method, "codebook_size": codebook_size, "seed": seed, "num_codes": num_codes}
     return identity | {f"test_{name}": value for name, value in figures.items()}
+
+
+def record(directory, table, rows):
+    for (method, size, seed), group in itertools.groupby(rows, lambda r: (r["method"], r["codebook_size"], r["seed"])):
+        records.record(directory, table, (method, size, seed), list(group))
 
 
 def test_table_has_mean_and_sample_deviation_over_seeds():
@@ -30,8 +37,8 @@ def test_table_goes_by_codebook_size_and_leaves_out_what_is_not_asked_for():
 
 
 def test_report_draws_every_figure(tmp_path):
-    records.add(tmp_path, "runs", [row("vp", 0, 25.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)])
-    records.add(tmp_path, "curves", [row("vp", 0, 20.0 + step) | {"step": step} for step in (1, 2)])
+    record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)])
+    record(tmp_path, "curves", [row("vp", 0, 20.0 + step) | {"step": step} for step in (1, 2)])
     paths = report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
     figures = ["over_training.png", "rate_distortion.png", "output_distribution.png"]
     assert [path.name for path in paths] == ["table.md", *figures]
@@ -39,7 +46,7 @@ def test_report_draws_every_figure(tmp_path):
 
 
 def test_ablations_have_a_table_of_their_own(tmp_path):
-    records.add(tmp_path, "runs", [row("vp", 0, 25.0), row("vp_auto", 0, 24.0)])
+    record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp_auto", 0, 24.0)])
     report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
     first, second = (tmp_path / "table.md").read_text().split("\n\n")
     assert ("| vp |" in first, "| vp_auto |" in first) == (True, False)

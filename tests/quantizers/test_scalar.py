@@ -67,6 +67,22 @@ def test_fsp_norm_aims_at_the_variance_of_the_activation():
         np.testing.assert_allclose(loss, moments.latent_norm_loss(z, target_variance=target), rtol=1e-5)
 
 
+def test_the_gradient_is_that_of_the_map_alone():
+    """Rounding and noise are the identity to the gradient, the bounding map is not."""
+    z = jax.random.normal(KEY, (256, 2))
+    slope = 1 - np.tanh(z) ** 2
+    half = (5 - 1) * (1 - 1e-3) / 2  # the original FSQ with odd levels has no shift
+    cases = [
+        (fsp((5, 5)), np.sqrt(12) * slope / 2),
+        (fsp((5, 5), activation="normal"), np.sqrt(12) * jax.scipy.stats.norm.pdf(z)),
+        (fsq((5, 5), symmetric=True, noise_rate=0.5), slope),
+        (fsq((5, 5)), slope * half / 2),
+    ]
+    for quantizer, expected in cases:
+        gradient = jax.grad(lambda z, train=quantizer.train: train({}, {}, z, KEY)[0].sum())(z)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("levels", [*LEVELS.values(), (2, 2), (2, 3, 16)])
 @pytest.mark.parametrize("make", [fsp, fsq, lambda levels: fsq(levels, symmetric=True)])
 def test_every_index_survives_decode_and_encode(make, levels):
@@ -112,6 +128,25 @@ def test_noise_of_symmetric_fsq_is_half_a_level_wide():
 def test_tokenbridge_codes_are_the_means_of_equally_likely_bins():
     codebook = tokenbridge(4).fit({}, {}, None, KEY)
     np.testing.assert_allclose(codebook[:, 0], [-1.2711, -0.3247, 0.3247, 1.2711], atol=1e-3)
+
+
+def test_tokenbridge_divergence_by_hand():
+    quantizer = tokenbridge(16, kl_weight=0.1)
+    # Two tokens: N(1, 1) and N(0, 4) in one dimension each, N(0, 1) in the other.
+    z = jnp.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, np.log(4.0)]])
+    loss = quantizer.train({}, {}, z, KEY)[2]
+    np.testing.assert_allclose(loss, 0.1 * (0.5 + 0.5 * (4 - 1 - np.log(4.0))) / 2, rtol=1e-6)
+
+
+def test_tokenbridge_draws_from_the_posterior():
+    mean, log_variance = np.array([0.5, -2.0]), np.log([0.25, 4.0])
+    z = jnp.tile(jnp.concatenate([mean, log_variance]), (40_000, 1))
+    z_tilde = tokenbridge(16).train({}, {}, z, KEY)[0]
+    np.testing.assert_allclose(z_tilde.mean(axis=0), mean, atol=0.03)
+    np.testing.assert_allclose(z_tilde.std(axis=0), [0.5, 2.0], rtol=0.02)
+    gradient = jax.grad(lambda z: tokenbridge(16).train({}, {}, z, KEY)[0].sum())(z)
+    np.testing.assert_allclose(gradient[:, :2], 1)
+    np.testing.assert_allclose(gradient[:, 2:], (z_tilde - mean) / 2, atol=1e-5)
 
 
 def test_bfloat16_latents_give_the_indices_of_the_same_values_in_float32():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import pathlib
@@ -19,7 +18,6 @@ from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import ConfigError, UserError
-from vpvae_jax.quantizers import QUANTIZERS
 
 JOB, OUTCOME = "job.json", "outcome.json"  # what a process is told and what it answers, in its work directory
 _KEYS = (
@@ -69,6 +67,13 @@ class Run(NamedTuple):
         return f"{self.method}-{self.codebook_size}-{self.seed}"
 
 
+class Job(NamedTuple):
+    """A run and the settings that it was checked with."""
+
+    run: Run
+    settings: str  # `settings_hash` of its config
+
+
 class Outcome(NamedTuple):
     """What a run adds to the tables of a comparison."""
 
@@ -103,10 +108,17 @@ def check_comparison(comparison: ml_collections.ConfigDict) -> None:
     lacking = [key for key in _KEYS if key not in comparison]
     if lacking:
         raise ConfigError(f"the comparison lacks {', '.join(lacking)}: compare it with configs/comparisons/photos.py")
-    known = dict(comparison.methods) | dict(comparison.ablations)
+    for key in ("methods", "seeds", "codebook_sizes"):
+        if not comparison[key]:
+            raise ConfigError(f"the comparison has no {key}: expected at least one")
+    known = dict(comparison.methods)
     unknown = [name for name in (*comparison.rate_methods, *comparison.refit_methods) if name not in known]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: no method of the comparison, expected one of {', '.join(known)}")
+    if len(comparison.curve_seeds) > 1 or not set(comparison.curve_seeds) <= set(comparison.seeds):
+        raise ConfigError(
+            f"curve_seeds={tuple(comparison.curve_seeds)}: expected none or one of seeds={tuple(comparison.seeds)}"
+        )
     for run in list_runs(comparison):
         config = run_config(comparison, run)
         build.build_schedule(config)
@@ -127,16 +139,8 @@ def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collection
 
 
 def settings_hash(config: ml_collections.ConfigDict) -> str:
-    """Short fingerprint of everything that a run was trained and scored with.
-
-    A setting of the method that is at its default is left out, so that a run stays the same when its method gets a
-    further setting.
-    """
+    """Short fingerprint of everything that a run is trained and scored with."""
     settings = {key: value for key, value in build.flatten(config).items() if key not in _WITHOUT_EFFECT}
-    for name, parameter in inspect.signature(QUANTIZERS[config.quantizer.name]).parameters.items():
-        key = f"quantizer.{name}"
-        if key in settings and settings[key] == parameter.default:
-            del settings[key]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -161,6 +165,7 @@ def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Pat
     from vpvae_jax import main
 
     config = run_config(comparison, run)
+    settings = settings_hash(config)
     if has_curve(comparison, run):
         config.checkpoint.keep = _KEEP_ALL
     main.run(config, workdir, "train")
@@ -173,7 +178,7 @@ def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Pat
         "num_codes": num_codes,
         "num_steps": config.train.num_steps,
         **{key: value for split in results for key, value in _figures(split, results[split]).items()},
-        "settings": settings_hash(run_config(comparison, run)),
+        "settings": settings,
     }
     curves, refits = [], []
     if has_curve(comparison, run):
@@ -219,7 +224,7 @@ def _checkpointed_steps(workdir: pathlib.Path) -> list[int]:
 
 
 def do_runs(
-    comparison: ml_collections.ConfigDict, runs: list[Run], workdir: pathlib.Path, num_jobs: int
+    comparison: ml_collections.ConfigDict, jobs: list[Job], workdir: pathlib.Path, num_jobs: int
 ) -> Iterator[tuple[Run, Outcome | UserError]]:
     """Do runs, some at a time, each in a process of its own with its share of the CPU cores (see `worker`).
 
@@ -228,14 +233,14 @@ def do_runs(
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     num_jobs = min(num_jobs, len(cores) or num_jobs)
-    free = [cores[job::num_jobs] for job in range(num_jobs)]
-    waiting = list(runs)
+    free = [cores[number::num_jobs] for number in range(num_jobs)]
+    waiting = list(jobs)
     under_way: dict[subprocess.Popen, tuple[Run, list[int]]] = {}
     try:
         while waiting or under_way:
             while waiting and free:
-                run, share = waiting.pop(0), free.pop()
-                under_way[_start(comparison, run, workdir / run.name, share)] = run, share
+                job, share = waiting.pop(0), free.pop()
+                under_way[_start(comparison, job, workdir / job.run.name, share)] = job.run, share
             for process in [process for process in under_way if process.poll() is not None]:
                 run, share = under_way.pop(process)
                 free.append(share)
@@ -249,11 +254,12 @@ def do_runs(
 
 
 def _start(
-    comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Path, cores: list[int]
+    comparison: ml_collections.ConfigDict, job: Job, workdir: pathlib.Path, cores: list[int]
 ) -> subprocess.Popen:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / OUTCOME).unlink(missing_ok=True)
-    layout.write_json(workdir / JOB, {"comparison": comparison.to_dict(), "run": run._asdict(), "cores": cores})
+    told = {"comparison": comparison.to_dict(), "run": job.run._asdict(), "settings": job.settings, "cores": cores}
+    layout.write_json(workdir / JOB, told)
     with open(workdir / "log.txt", "a") as log:
         words = [sys.executable, "-m", "vpvae_jax.comparison.worker", str(workdir)]
         return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vpvae_jax.errors import CheckpointError
@@ -34,20 +34,27 @@ def read(directory: pathlib.Path, table: str) -> list[Row]:
         rows = list(csv.DictReader(file))
     try:
         return [{key: value if key in _TEXT else _number(value) for key, value in row.items()} for row in rows]
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:  # the first two: a row too short or too long
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or move it away to start anew") from error
 
 
-def add(directory: pathlib.Path, table: str, new: Iterable[Row]) -> None:
-    """Add rows, in place of those with the same identity; the file is the old or the new one at any moment.
+def record(directory: pathlib.Path, table: str, run: Sequence[Any], new: Iterable[Row]) -> None:
+    """Set the rows of a run, in place of all that it had; the file is the old or the new one at any moment.
+
+    Args:
+        directory: where the tables lie.
+        table: one of `TABLES`.
+        run: method, codebook size and seed.
+        new: the rows.
 
     Raises:
         CheckpointError: rows with other columns than those in the file, which stays as it is.
     """
-    by_identity = {_identity(table, row): row for row in [*read(directory, table), *new]}
-    if not by_identity:
+    old = read(directory, table)
+    rows = [row for row in old if _identity("runs", row) != tuple(run)] + list(new)
+    if rows == old:
         return
-    rows = [by_identity[identity] for identity in sorted(by_identity)]
+    rows.sort(key=lambda row: _identity(table, row))
     path = directory / f"{table}.csv"
     for row in rows:
         if row.keys() != rows[0].keys():
@@ -58,7 +65,7 @@ def add(directory: pathlib.Path, table: str, new: Iterable[Row]) -> None:
     temporary = directory / f".{table}.csv.tmp"
     directory.mkdir(parents=True, exist_ok=True)
     with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list((rows or old)[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: round(v, _DECIMALS) if isinstance(v, float) else v for k, v in row.items()})

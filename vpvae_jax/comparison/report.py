@@ -96,7 +96,7 @@ def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matp
     """A column a codebook size: CVU, PSNR and what quantization costs of it, against the step."""
     sizes = sorted({row["codebook_size"] for row in curves if row["method"] in order})
     figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 11), layout="constrained")
-    axes = figure.subplots(3, max(1, len(sizes)), squeeze=False, sharex=True)
+    axes = figure.subplots(3, max(1, len(sizes)), squeeze=False, sharex=True, sharey="row")
     for (size, method), group in _grouped(curves, ("codebook_size", "method"), order):
         column, points = sizes.index(size), sorted(group, key=lambda row: row["step"])
         steps = [row["step"] for row in points]

@@ -13,8 +13,8 @@ import jax
 import ml_collections
 
 from vpvae_jax import workdir as layout
-from vpvae_jax.comparison import grid
-from vpvae_jax.errors import UserError
+from vpvae_jax.comparison import grid, lock
+from vpvae_jax.errors import ConfigError, UserError
 from vpvae_jax.xla_flags import set_cpu_flags
 
 _CACHE = "compiled"
@@ -30,8 +30,12 @@ def main(workdir: pathlib.Path) -> None:
     # Seeds share their programs, and so do the checkpoints of a curve.
     jax.config.update("jax_compilation_cache_dir", str(workdir.parent / _CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+    comparison, run = ml_collections.ConfigDict(job["comparison"]), grid.Run(**job["run"])
     try:
-        outcome = grid.do_run(ml_collections.ConfigDict(job["comparison"]), grid.Run(**job["run"]), workdir)._asdict()
+        with lock.hold(workdir):
+            if grid.settings_hash(grid.run_config(comparison, run)) != job["settings"]:
+                raise ConfigError(f"{comparison.config} has changed since the comparison started: start it again")
+            outcome = grid.do_run(comparison, run, workdir)._asdict()
     except UserError as error:
         outcome = {"error": str(error)}
     layout.write_json(workdir / grid.OUTCOME, outcome)

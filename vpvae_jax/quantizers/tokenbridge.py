@@ -35,7 +35,8 @@ def tokenbridge(
         codebook_size: K, a power of `bins`.
         latent_dim: d; default the one with `bins**d = codebook_size`.
         bins: number of bins of a dimension.
-        kl_weight: of the divergence in nats, summed over a token's dimensions, mean over tokens.
+        kl_weight: of the divergence in nats, summed over a token's dimensions, mean over tokens. Latent diffusion
+            publishes 1e-6 for sums over an image, beside a reconstruction loss that is summed too.
 
     Returns:
         A `Quantizer` with `input_dim = 2 d` (mean and logarithm of the variance), `params = {}`, `state = {}`.
