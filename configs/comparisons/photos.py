@@ -33,9 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
         ("fsp_laplace", "quantizer=fsp,activation=laplace"),
         ("fsp_paper", "quantizer=fsp,mean_weight=0.1,variance_weight=0.07,uniformity_weight=0.0"),
         ("fsp_no_norm", "quantizer=fsp,mean_weight=0.0,variance_weight=0.0,uniformity_weight=0.0"),
-        ("fsq_norm", "quantizer=fsq,mean_weight=0.03,variance_weight=0.02"),
+        ("fsq_norm", "quantizer=fsq,mean_weight=0.1,variance_weight=0.07"),  # as fsp_paper, which it answers
         ("fsq_original", "quantizer=fsq,symmetric=False,noise_rate=0.0"),
-        ("fsq_original_norm", "quantizer=fsq,symmetric=False,noise_rate=0.0,mean_weight=0.03,variance_weight=0.02"),
+        ("fsq_original_norm", "quantizer=fsq,symmetric=False,noise_rate=0.0,mean_weight=0.1,variance_weight=0.07"),
         ("vq_ema", "quantizer=vq,update=ema,restart_below=0.1"),
     )
     comparison.curve_seeds = (0,)  # their checkpoints are all fitted and scored: CVU over training
