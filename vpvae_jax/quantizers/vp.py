@@ -51,7 +51,7 @@ def vp(
             nearest latents of the memory, our own variant (`perturbation.neighbor`).
         accept: rule of the Metropolis-Hastings step, "metropolis", "density" or "always", see `metropolis.perturb`.
         eta: scale of the perturbation, dimensionless, positive; "auto" steers it during training so that latents are
-            moved as far as k-means would move them (`perturbation.calibration`).
+            moved as far as k-means would move them (`perturbation.calibration`, which tells where it cannot).
         match: with `eta="auto"`, which length of the moves is matched, "mean" or "rms".
         calibrate_every: with `eta="auto"`, steps from one k-means on the memory to the next.
         k_radius: M, neighbour rank that sets the radius; default `16 d`.
