@@ -112,6 +112,8 @@ def with_types(factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict
     hints = typing.get_type_hints(factory)
     typed = dict(settings)
     for key, value in settings.items():
+        if key not in hints:
+            continue  # the factory itself names what it does not know
         kinds = typing.get_args(hints[key]) if isinstance(hints[key], types.UnionType) else (hints[key],)
         if float in kinds and type(value) is int:
             typed[key] = float(value)
