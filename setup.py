@@ -29,13 +29,13 @@ setup(
         "jaxlib>=0.10",
         "matplotlib",
         "ml-collections>=1.1",
+        "numba>=0.64",  # the first that knows numpy 2.4
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11",
         "safetensors>=0.5",
         "scikit-image>=0.26",  # its wheel carries the photographs of the demo
-        "scipy>=1.15",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",
         "tqdm",

@@ -1,6 +1,6 @@
 """VP-VAE in JAX: latents are perturbed, not quantized, while training; the codebook comes after.
 
-What another JAX model needs, importable with jax, numpy and scipy alone. Training, data and evaluation live in
+What another JAX model needs, importable with jax, numpy and numba alone. Training, data and evaluation live in
 `vpvae_jax.main` and the packages beneath it.
 """
 

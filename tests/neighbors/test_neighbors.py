@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from vpvae_jax import neighbors
-from vpvae_jax.neighbors import brute_force, tree
+from vpvae_jax.neighbors import brute_force, kd_tree, query_chunks, tiles, tree
 
+DISTANCE_BACKENDS = pytest.mark.parametrize(
+    "backend", [tree, brute_force, tiles, neighbors], ids=["tree", "brute_force", "tiles", "public"]
+)
 BACKENDS = pytest.mark.parametrize("backend", [tree, brute_force, neighbors], ids=["tree", "brute_force", "public"])
 
 
@@ -51,23 +54,23 @@ def assert_nearest_match(backend, samples, queries):
 def small_tiles(monkeypatch):
     """Tiles of 16 samples and 4 queries, so that small inputs take several of each."""
     monkeypatch.setattr(brute_force, "_MAX_SAMPLE_TILE", 16)
-    monkeypatch.setattr(brute_force, "_MAX_TILE_ELEMENTS", 64)
+    monkeypatch.setattr(query_chunks, "MAX_ELEMENTS", 64)
 
 
-@pytest.mark.parametrize("backend", [tree, brute_force], ids=["tree", "brute_force"])
+@pytest.mark.parametrize("backend", [tree, brute_force, tiles], ids=["tree", "brute_force", "tiles"])
 @pytest.mark.parametrize("dim", range(1, 17))
 def test_distances_match_float64_oracle_in_every_dimension(backend, dim):
     samples, queries = draw(67, 13, dim, seed=dim)
     assert_distances_match(backend, samples, queries, (1, 8, 48))
 
 
-@BACKENDS
+@DISTANCE_BACKENDS
 @pytest.mark.parametrize("ranks", [(40, 1, 7, 7), (53,), [53, 2]], ids=str)
 def test_ranks_come_back_in_the_order_asked_up_to_all_samples(backend, ranks):
     assert_distances_match(backend, *draw(53, 5, 3), ranks)
 
 
-@BACKENDS
+@DISTANCE_BACKENDS
 def test_close_points_far_from_the_origin_keep_their_precision(backend):
     samples, queries = draw(64, 9, 4)
     assert_distances_match(backend, 1000 + 0.01 * samples, 1000 + 0.01 * queries, (1, 5))
@@ -133,7 +136,7 @@ def test_nearest_agrees_with_oracle_indices(backend, dim):
     assert_nearest_match(backend, samples, queries)
 
 
-@BACKENDS
+@DISTANCE_BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_query_that_is_not_finite_gets_nan_and_spoils_no_other(backend, bad):
     samples, queries = draw(30, 6, 3)
@@ -202,7 +205,7 @@ def test_other_dtypes_are_computed_in_float32(dtype):
     np.testing.assert_allclose(found, oracle(*exact_inputs, (1, 4)), rtol=1e-6)
 
 
-@BACKENDS
+@DISTANCE_BACKENDS
 def test_jit_equals_eager(backend):
     samples, queries = draw(40, 7, 3)
     jitted = jax.jit(lambda s, q: backend.neighbor_distances(s, q, (1, 9)))(samples, queries)
@@ -250,15 +253,23 @@ def test_tree_notices_a_change_in_place():
     assert_distances_match(neighbors, samples, queries, (1, 20))
 
 
-def test_tree_is_built_once_for_the_same_samples(monkeypatch):
+def test_tree_is_built_once_and_follows_small_changes(monkeypatch):
     builds = []
-    build = tree.cKDTree
-    monkeypatch.setattr(tree, "_last_tree", None)
-    monkeypatch.setattr(tree, "cKDTree", lambda data: builds.append(1) or build(data))
-    samples, queries = draw(40, 7, 3)
-    for _ in range(3):
-        tree.neighbor_distances(samples, queries, (1, 20)).block_until_ready()
+    build = kd_tree.KDTree._build
+    monkeypatch.setattr(tree, "_trees", {})
+    monkeypatch.setattr(kd_tree.KDTree, "_build", lambda self: builds.append(1) or build(self))
+    samples, queries = draw(400, 7, 3)
+    for row in range(3):
+        samples = samples.at[row].add(0.1)
+        assert_distances_match(tree, samples, queries, (1, 20))
     assert len(builds) == 1
+
+
+def test_trees_of_few_shapes_are_kept(monkeypatch):
+    monkeypatch.setattr(tree, "_trees", {})
+    for num_samples in range(20, 30):
+        assert_distances_match(tree, *draw(num_samples, 7, 3), (1, 20))
+    assert len(tree._trees) == tree._MAX_TREES
 
 
 def test_one_trace_per_shape():

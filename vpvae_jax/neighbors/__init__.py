@@ -1,20 +1,25 @@
 """Exact nearest neighbours: the only hot kernel of the sampler, one function for every backend.
 
-`tree` (a k-d tree on the host) serves CPUs, `brute_force` (tiled XLA) every other platform. Which of the
-two runs is settled when the program is lowered for its platform, so a caller never sees it.
+`tree` (a k-d tree on the host) serves CPUs; XLA serves every other platform, by `tiles` (spatially sorted) where that
+prunes and by `brute_force` where not. Which of them runs is settled when the program is lowered for its platform, so a
+caller never sees it.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from vpvae_jax.neighbors import brute_force, tree
+from vpvae_jax.neighbors import brute_force, tiles, tree
 
 
-def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[int]) -> jax.Array:
+def neighbor_distances(
+    samples: jax.Array, queries: jax.Array, ranks: Sequence[int], *, approximate: float = 0.0
+) -> jax.Array:
     """Euclidean distance from each query to its m-th nearest sample, for every m in `ranks`.
 
     A sample equal to the query counts as a neighbour at distance 0. No gradient flows through the search.
@@ -23,12 +28,13 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[i
         samples: `(num_samples, d)` finite points, any float dtype; computed in float32 or better.
         queries: `(num_queries, d)` points. A query that is not finite gets NaN.
         ranks: neighbour ranks, 1 for the nearest; static.
+        approximate: relative error that a distance may have: it lies between D_m and (1 + approximate) D_m. 0 is exact.
 
     Returns:
         `(num_queries, len(ranks))` float32 distances, columns in the order of `ranks`.
 
     Raises:
-        ValueError: shapes that do not match, no ranks, or a rank outside 1..num_samples.
+        ValueError: shapes that do not match, no ranks, a rank outside 1..num_samples, or a negative error.
 
     Source: D_m(z|S) of arXiv 2602.17133, section 3.
     """
@@ -38,11 +44,16 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: Sequence[i
         raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
     for rank in ranks:
         _check_rank(rank, samples.shape[0])
+    check_approximate(approximate)
+    num_samples, dim = samples.shape
+    in_xla = brute_force.neighbor_distances
+    if dim <= tiles.MAX_DIM and num_samples >= tiles.MIN_SAMPLES:
+        in_xla = functools.partial(tiles.neighbor_distances, approximate=approximate)
     return jax.lax.platform_dependent(
         samples,
         queries,
-        cpu=lambda s, q: tree.neighbor_distances(s, q, ranks),
-        default=lambda s, q: brute_force.neighbor_distances(s, q, ranks),
+        cpu=lambda s, q: tree.neighbor_distances(s, q, ranks, approximate),
+        default=lambda s, q: in_xla(s, q, ranks),
     )
 
 
@@ -88,6 +99,14 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
         cpu=lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
         default=lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
     )
+
+
+def check_approximate(approximate: float) -> None:
+    """Raise ValueError for an error of a distance that is negative or no number."""
+    if not 0 <= approximate < math.inf:
+        raise ValueError(
+            f"approximate={approximate}: expected the relative error that a distance may have, 0 for exact ones"
+        )
 
 
 def _check_rank(rank: int, num_samples: int) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vpvae_jax.neighbors.query_chunks import map_queries, varying_like
+
 _MAX_SAMPLE_TILE = 16_384
-_MAX_TILE_ELEMENTS = 2**24  # distances held at a time: 64 MiB of float32
 
 
 def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int, ...]) -> jax.Array:
@@ -31,9 +32,9 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int,
 
         start = jnp.full((query_tile.shape[0], num_kept), jnp.inf)
         smallest = _scan_samples(samples, query_tile, start, merge)
-        return _nan_where_not_finite(query_tile, jnp.sqrt(smallest[:, columns]))
+        return nan_where_not_finite(query_tile, jnp.sqrt(smallest[:, columns]))
 
-    return _map_queries(search, queries, samples.shape[0])
+    return map_queries(search, queries, min(samples.shape[0], _MAX_SAMPLE_TILE))
 
 
 def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,9 +49,9 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
         num = query_tile.shape[0]
         start = (jnp.zeros((num,), jnp.int32), jnp.full((num,), jnp.inf))
         index, squared = _scan_samples(samples, query_tile, start, merge)
-        return index, _nan_where_not_finite(query_tile, jnp.sqrt(squared)[:, None])[:, 0]
+        return index, nan_where_not_finite(query_tile, jnp.sqrt(squared)[:, None])[:, 0]
 
-    return _map_queries(search, queries, samples.shape[0])
+    return map_queries(search, queries, min(samples.shape[0], _MAX_SAMPLE_TILE))
 
 
 def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
@@ -72,10 +73,11 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
         found = jnp.take_along_axis(indices, rank_tile[:, None] - 1, axis=1)[:, 0]
         return jnp.where(jnp.isfinite(query_tile).all(axis=1), found, 0)
 
-    return _map_queries(search, (queries, ranks), samples.shape[0])
+    return map_queries(search, (queries, ranks), min(samples.shape[0], _MAX_SAMPLE_TILE))
 
 
-def _nan_where_not_finite(queries: jax.Array, distances: jax.Array) -> jax.Array:
+def nan_where_not_finite(queries: jax.Array, distances: jax.Array) -> jax.Array:
+    """`(n, r)` distances, NaN in the rows of queries that are not finite."""
     return jnp.where(jnp.isfinite(queries).all(axis=1, keepdims=True), distances, jnp.nan)
 
 
@@ -92,20 +94,4 @@ def _scan_samples(samples: jax.Array, queries: jax.Array, start: Any, merge: Cal
         is_padding = number * tile + jnp.arange(tile) >= num_samples
         return merge(carry, jnp.where(is_padding, jnp.inf, squared), number * tile), None
 
-    return jax.lax.scan(step, start, jnp.arange(num_tiles, dtype=jnp.int32))[0]
-
-
-def _map_queries(search: Callable, queries: Any, num_samples: int) -> Any:
-    """Apply `search` to the queries in tiles, so that at most `_MAX_TILE_ELEMENTS` distances exist at a time."""
-    num_queries = jax.tree.leaves(queries)[0].shape[0]
-    tile = max(1, min(num_queries, _MAX_TILE_ELEMENTS // min(num_samples, _MAX_SAMPLE_TILE)))
-    num_tiles = -(-num_queries // tile)
-
-    def tiled(array):
-        padded = jnp.pad(array, ((0, num_tiles * tile - num_queries), *[(0, 0)] * (array.ndim - 1)))
-        # A tile takes every num_tiles-th query: if they are sharded over devices, so is each tile, and all devices
-        # work.
-        return padded.reshape(tile, num_tiles, *array.shape[1:]).swapaxes(0, 1)
-
-    found = jax.lax.map(search, jax.tree.map(tiled, queries))
-    return jax.tree.map(lambda t: t.swapaxes(0, 1).reshape(num_tiles * tile, *t.shape[2:])[:num_queries], found)
+    return jax.lax.scan(step, varying_like(start, samples, queries), jnp.arange(num_tiles, dtype=jnp.int32))[0]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vpvae_jax.neighbors import neighbor_distances
+from vpvae_jax.neighbors import check_approximate, neighbor_distances
 
 _MAX_RELIABLE_DIM = 16  # beyond it neighbour distances concentrate and the density estimate says little
 ACCEPT = ("metropolis", "density", "always")
@@ -92,6 +92,7 @@ def metropolis_step(
     k_density: int,
     eta: float | jax.Array,
     accept: str = "metropolis",
+    approximate: float = 0.0,
 ) -> tuple[jax.Array, StepInfo]:
     """The step of `perturb` with its randomness as an argument.
 
@@ -106,6 +107,7 @@ def metropolis_step(
         k_density: k, rank of the neighbour that sets the density.
         eta: scale of the radius, dimensionless.
         accept: see `perturb`.
+        approximate: see `perturb`.
 
     Returns:
         z_tilde: `(n, d)` float32 with `d z_tilde / d z = I`.
@@ -114,9 +116,9 @@ def metropolis_step(
     z = z.astype(jnp.float32)
     start = jax.lax.stop_gradient(z)
     ranks = (k_density, k_radius)
-    d_k, d_m = neighbor_distances(samples, start, ranks).T
+    d_k, d_m = neighbor_distances(samples, start, ranks, approximate=approximate).T
     proposal = jax.vmap(propose)(start, eta * d_m, draws.direction, draws.rho)
-    d_k_new, d_m_new = neighbor_distances(samples, proposal, ranks).T
+    d_k_new, d_m_new = neighbor_distances(samples, proposal, ranks, approximate=approximate).T
 
     log_ratio = log_acceptance_ratio(d_k, d_m, d_k_new, d_m_new, z.shape[-1])
     log_u = jnp.log(jnp.maximum(draws.accept_u, _MIN_ACCEPT_U))
@@ -150,6 +152,7 @@ def perturb(
     k_density: int = 8,
     eta: float | jax.Array = 1.0,
     accept: str = "metropolis",
+    approximate: float = 0.0,
 ) -> tuple[jax.Array, StepInfo]:
     """Move each latent by one Metropolis-Hastings step within the distribution of `samples`.
 
@@ -167,6 +170,7 @@ def perturb(
         accept: "metropolis": the step described; the others are for ablations and leave no density invariant.
             "density": by the ratio of the densities alone, without the correction for the size of the balls and
             without the check that a reverse move exists; "always": every move.
+        approximate: relative error that the distances may have, for speed; 0 is exact.
 
     Returns:
         z_tilde: `(n, d)` float32.
@@ -182,20 +186,23 @@ def perturb(
     check_perturbation(
         num_samples=samples.shape[0], dim=z.shape[-1], k_radius=k_radius, k_density=k_density, eta=eta, accept=accept
     )
+    check_approximate(approximate)
     if z.ndim != 2:
         raise ValueError(f"z has shape {z.shape}, expected (n, d): reshape it with z.reshape(-1, {z.shape[-1]})")
-    return _perturb(key, samples, z, eta, k_radius=k_radius, k_density=k_density, accept=accept)
+    return _perturb(
+        key, samples, z, eta, k_radius=k_radius, k_density=k_density, accept=accept, approximate=approximate
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("k_radius", "k_density", "accept"))
-def _perturb(key, samples, z, eta, *, k_radius, k_density, accept):
+@functools.partial(jax.jit, static_argnames=("k_radius", "k_density", "accept", "approximate"))
+def _perturb(key, samples, z, eta, **settings):
     direction_key, rho_key, accept_key = jax.random.split(key, 3)
     draws = Draws(
         direction=jax.random.normal(direction_key, z.shape, jnp.float32),
         rho=jax.random.uniform(rho_key, z.shape[:1], jnp.float32),
         accept_u=jax.random.uniform(accept_key, z.shape[:1], jnp.float32),
     )
-    return metropolis_step(samples, z, draws, k_radius=k_radius, k_density=k_density, eta=eta, accept=accept)
+    return metropolis_step(samples, z, draws, eta=eta, **settings)
 
 
 def check_perturbation(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import kmeans
+from vpvae_jax.neighbors import check_approximate
 from vpvae_jax.perturbation import calibration, memory, metropolis, neighbor
 from vpvae_jax.quantizers import moments
 from vpvae_jax.quantizers.base import Quantizer, fit_by_kmeans, identity, look_up
@@ -35,6 +36,7 @@ def vp(
     k_radius: int | None = None,
     k_density: int = 8,
     capacity: int | None = None,
+    approximate: float = 0.0,
     push_fraction: float = 0.01,
     mean_weight: float = moments.MEAN_WEIGHT,
     variance_weight: float = moments.VARIANCE_WEIGHT,
@@ -58,6 +60,7 @@ def vp(
         k_density: k, neighbour rank that sets the density.
         capacity: |S|, latents in the memory; default `K * M`, so that a ball to the M-th neighbour holds the mass of
             one of K cells. Another capacity keeps M as given and so perturbs as a codebook of size |S| / M would.
+        approximate: relative error that the distances of the Metropolis-Hastings step may have, for speed; 0 is exact.
         push_fraction: share of each batch's tokens that enters the memory, at least one token.
         mean_weight: l1 of L_norm; 0 turns the term off.
         variance_weight: l2 of L_norm; 0 turns the term off.
@@ -78,6 +81,9 @@ def vp(
         raise ValueError(f"move={move!r}: expected one of {', '.join(MOVES)}")
     if move == "neighbor" and accept != "metropolis":
         raise ValueError(f"accept={accept!r} with move='neighbor', which rejects nothing: leave accept as it is")
+    check_approximate(approximate)
+    if move == "neighbor" and approximate:
+        raise ValueError(f"approximate={approximate} with move='neighbor', whose search is exact: leave it at 0")
     if isinstance(eta, str) and eta != "auto":
         raise ValueError(f"eta={eta!r}: expected a positive number or 'auto'")
     if match not in calibration.MATCH:
@@ -119,7 +125,14 @@ def vp(
             z_tilde, _ = neighbor.perturb_to_neighbor(perturb_key, samples, z, k_radius=radius_rank, eta=step_eta)
         else:
             z_tilde, step = metropolis.perturb(
-                perturb_key, samples, z, k_radius=radius_rank, k_density=k_density, eta=step_eta, accept=accept
+                perturb_key,
+                samples,
+                z,
+                k_radius=radius_rank,
+                k_density=k_density,
+                eta=step_eta,
+                accept=accept,
+                approximate=approximate,
             )
             info |= {"acceptance_rate": step.acceptance_rate, "radius": step.radius.mean()}
         loss = moments.latent_norm_loss(

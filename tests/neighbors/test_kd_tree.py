@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from vpvae_jax.neighbors.kd_tree import KDTree
+
+RANKS = np.array([1, 8, 48])
+
+
+def draw(num, dim, seed=0):
+    return np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32)
+
+
+def sorted_neighbors(points, queries):
+    """Squared distances in float32, and rows; of equally far points the first comes first."""
+    squared = np.zeros((len(queries), len(points)), np.float32)
+    for x in range(points.shape[1]):
+        squared += (queries[:, None, x] - points[None, :, x]) ** 2
+    order = np.argsort(squared, axis=1, kind="stable")
+    return np.sqrt(np.take_along_axis(squared, order, axis=1)), order
+
+
+def assert_exact(tree, points, queries, ranks=RANKS):
+    """Bit for bit, with and without the tie rule."""
+    distances, rows = sorted_neighbors(points, queries)
+    found, indices = tree.query(queries, ranks, by_index=True)
+    np.testing.assert_array_equal(found, distances[:, ranks - 1])
+    np.testing.assert_array_equal(indices, rows[:, ranks - 1])
+    np.testing.assert_array_equal(tree.query(queries, ranks)[0], distances[:, ranks - 1])
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 16, 64])
+def test_a_fresh_tree_is_exact(dim):
+    points, queries = draw(5000, dim), draw(400, dim, seed=1)
+    assert_exact(KDTree(points), points, queries)
+
+
+@pytest.mark.parametrize("num_points", [1, 2, 47, 48, 49, 768, 769, 12_289])
+def test_every_number_of_points(num_points):
+    points, queries = draw(num_points, 3), draw(50, 3, seed=1)
+    assert_exact(KDTree(points), points, queries, np.unique([1, -(-num_points // 2), num_points]))
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.05], ids=["stationary", "drifting"])
+def test_a_tree_follows_a_ring_buffer_whose_entries_are_all_replaced_twice(drift):
+    points, queries = draw(3000, 4), draw(60, 4, seed=1)
+    tree = KDTree(points)
+    rng = np.random.default_rng(2)
+    for step in range(60):
+        points = points.copy()
+        points[np.arange(100 * step, 100 * (step + 1)) % len(points)] = rng.normal(drift * step, 1, (100, 4))
+        tree.update(points)
+        if step % 5 == 0:
+            assert_exact(tree, points, queries + np.float32(drift * step))
+
+
+def test_a_leaf_that_overflows_is_no_error():
+    points, queries = draw(3000, 3), draw(60, 3, seed=1)
+    tree = KDTree(points)
+    for step in range(6):
+        points = points.copy()
+        points[100 * step : 100 * (step + 1)] = [0.1, 0.2, 0.3]
+        tree.update(points)
+        assert_exact(tree, points, np.concatenate([queries, points[:2]]))
+
+
+def test_any_rows_may_change_by_any_amount():
+    points, queries = draw(3000, 3), draw(60, 3, seed=1)
+    tree = KDTree(points)
+    rng = np.random.default_rng(2)
+    for num_changed in (1, 700, 0, 2999, 3000, 30):
+        points = points.copy()
+        points[rng.permutation(3000)[:num_changed]] *= 10
+        tree.update(points)
+        assert_exact(tree, points, queries)
+
+
+@pytest.mark.parametrize("points", [np.full((2000, 3), 0.7), np.repeat(draw(5, 3), 400, axis=0)], ids=["one", "five"])
+def test_repeated_points(points):
+    points = points.astype(np.float32)
+    assert_exact(KDTree(points), points, np.concatenate([points[:3], points[:3] + 1]))
+
+
+def test_ties_go_to_the_lower_row_whatever_the_history():
+    grid = np.stack(np.meshgrid(*[np.arange(12.0)] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+    tree = KDTree(grid)
+    shuffled = np.random.default_rng(0).permutation(grid)
+    for stop in range(100, len(grid) + 1, 100):
+        current = np.concatenate([shuffled[:stop], grid[stop:]])
+        tree.update(current)
+        assert_exact(tree, current, grid[:50] + np.float32(0.5), np.arange(1, 30))
+
+
+def test_collinear_points():
+    line = np.arange(1000, dtype=np.float32)[:, None] * np.array([[1, 2, -1]], np.float32)
+    assert_exact(KDTree(line), line, line[::7] + np.float32(0.5))
+
+
+def test_each_query_may_have_its_own_ranks():
+    points, queries = draw(2000, 3), draw(300, 3, seed=1)
+    ranks = np.random.default_rng(2).integers(1, 60, (300, 1))
+    distances, rows = sorted_neighbors(points, queries)
+    found, indices = KDTree(points).query(queries, ranks, by_index=True)
+    np.testing.assert_array_equal(found, np.take_along_axis(distances, ranks - 1, axis=1))
+    np.testing.assert_array_equal(indices, np.take_along_axis(rows, ranks - 1, axis=1))
+
+
+def test_distances_beyond_float32_are_infinite():
+    points = np.array([[0, 0], [1, 0], [3e30, 0]], np.float32)
+    found, _ = KDTree(points).query(np.array([[0, 0], [-2e30, 0]], np.float32), np.array([1, 2, 3]))
+    np.testing.assert_array_equal(found, [[0, 1, np.inf], [np.inf, np.inf, np.inf]])
+
+
+@pytest.mark.parametrize("approximate", [0.1, 0.5, 2.0])
+def test_an_approximate_distance_keeps_its_bound(approximate):
+    points, queries = draw(20_000, 5), draw(300, 5, seed=1)
+    exact, _ = sorted_neighbors(points, queries)
+    found, _ = KDTree(points).query(queries, RANKS, approximate=approximate)
+    true = exact[:, RANKS - 1]
+    assert (found >= true).all()
+    assert (found <= (1 + approximate) * true).all()
+    if approximate == 2.0:
+        assert (found > true).any()
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"holds points of shape \(20, 3\) but got \(20, 4\)"):
+        KDTree(draw(20, 3)).update(draw(20, 4))
