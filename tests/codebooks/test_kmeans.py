@@ -1,4 +1,8 @@
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +110,7 @@ def test_clusters_that_start_empty_are_used_in_the_end(monkeypatch):
 
 
 def test_iterations_never_increase_the_error():
-    points = small_points()
+    points = small_points(2000)
     # A lower tolerance only prolongs the same run.
     fits = [kmeans.kmeans(jax.random.key(0), points, 16, tolerance=value)[1] for value in (1e3, 0.3, 0.1, 0.03, 0.0)]
     errors = [squared_distances(points, kmeans.kmeans_plus_plus(jax.random.key(0), points, 16)).min(axis=1).mean()]
@@ -123,19 +127,82 @@ def test_iterations_are_bounded():
     assert int(info.num_iterations) == 2
 
 
-def test_seeds_are_distinct_points():
+SEEDINGS = pytest.mark.parametrize("seeding", [kmeans.kmeans_plus_plus, kmeans.kmeans_parallel])
+
+
+@SEEDINGS
+def test_seeds_are_distinct_points(seeding):
     points = small_points()
-    seeds = kmeans.kmeans_plus_plus(jax.random.key(0), points, 16)
+    seeds = seeding(jax.random.key(0), points, 16)
     assert len(np.unique(seeds, axis=0)) == 16
     assert (np.asarray(seeds)[:, None] == np.asarray(points)[None]).all(axis=2).any(axis=1).all()
 
 
-def test_seeds_follow_the_squared_distance():
+@SEEDINGS
+def test_seeds_follow_the_squared_distance(seeding):
     # One far point in a thousand: uniform seeds would miss it 98 times in 100.
     points = 0.01 * small_points(1000)
     points = points.at[123].set(50.0)
-    seeds = kmeans.kmeans_plus_plus(jax.random.key(0), points, 2)
+    seeds = seeding(jax.random.key(0), points, 2)
     assert (np.asarray(seeds) == 50.0).any()
+
+
+def test_weights_stand_for_repeated_points():
+    points, weights = jnp.array([[0.0], [1.0], [10.0]]), jnp.array([1.0, 60.0, 2.0])
+    repeated = jnp.repeat(points, weights.astype(int), axis=0)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    weighted = jax.vmap(lambda key: kmeans.kmeans_plus_plus(key, points, 2, weights))(keys)
+    plain = jax.vmap(lambda key: kmeans.kmeans_plus_plus(key, repeated, 2))(keys)
+    for seeds in (weighted, plain):  # the first by weight, within 4 standard errors
+        assert np.mean(np.asarray(seeds)[:, 0, 0] == 1.0) == pytest.approx(60 / 63, abs=0.027)
+        assert np.mean((np.asarray(seeds) == 10.0).any(axis=(1, 2))) > 0.99
+
+
+def test_a_point_without_weight_is_no_seed():
+    points = small_points(50).at[7].set(100.0)
+    seeds = kmeans.kmeans_plus_plus(jax.random.key(0), points, 20, jnp.ones(50).at[7].set(0.0))
+    assert not (np.asarray(seeds) == 100.0).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_seedings_end_at_the_same_error(seed, monkeypatch):
+    points = small_points(8192, dim=3, seed=seed)  # a shape that no other test has compiled
+    direct, parallel = (seeding(jax.random.key(seed), points, 256) for seeding in SEEDINGS.args[1])
+    seed_errors = [float(jnp.mean(kmeans.nearest(seeds, points)[1] ** 2)) for seeds in (direct, parallel)]
+    assert seed_errors[1] < 1.1 * seed_errors[0]
+    drawn = points[jax.random.choice(jax.random.key(seed), 8192, (256,), replace=False)]
+    assert seed_errors[1] < 0.85 * float(jnp.mean(kmeans.nearest(drawn, points)[1] ** 2))
+    _, info = kmeans.kmeans(jax.random.key(seed), points, 256)
+    monkeypatch.setattr(kmeans, "_MAX_DIRECT", 0)
+    kmeans._kmeans.clear_cache()
+    _, from_parallel = kmeans.kmeans(jax.random.key(seed), points, 256)
+    kmeans._kmeans.clear_cache()
+    assert float(from_parallel.mean_squared_distance) == pytest.approx(float(info.mean_squared_distance), rel=0.01)
+    assert float(from_parallel.mean_squared_distance) != float(info.mean_squared_distance)
+
+
+def test_points_sharded_over_eight_devices():
+    code = textwrap.dedent("""
+        import jax, numpy as np
+        from jax.sharding import NamedSharding, PartitionSpec as P
+        from vpvae_jax.codebooks import kmeans
+
+        assert jax.device_count() == 8
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        points = jax.random.normal(jax.random.key(0), (8 * 512, 3))
+        sharded = jax.device_put(points, NamedSharding(mesh, P("data")))
+        for max_direct in (2**28, 0):  # seeds from k-means++, from k-means||
+            kmeans._MAX_DIRECT = max_direct
+            kmeans._kmeans.clear_cache()
+            (_, alone), (codebook, info) = (kmeans.kmeans(jax.random.key(1), p, 64) for p in (points, sharded))
+            assert codebook.shape == (64, 3) and int(info.num_empty) == 0
+            np.testing.assert_allclose(info.mean_squared_distance, alone.mean_squared_distance, rtol=0.01)
+            indices = kmeans.assign(codebook, sharded)
+            np.testing.assert_array_equal(indices, kmeans.assign(np.asarray(codebook), points))
+    """)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=200, check=True)
 
 
 def test_assign_gives_each_code_its_own_index():

@@ -1,4 +1,4 @@
-"""k-means: k-means++ seeding, Lloyd iterations, assignment."""
+"""k-means: k-means++ or k-means|| seeding, Lloyd iterations, assignment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.neighbors import nearest
+
+_MAX_DIRECT = 2**28  # points * codes up to which k-means++ goes over all points: 2 s on 2 cores
+_NUM_ROUNDS = 5  # of k-means||, the authors' recommendation
 
 
 class KMeansInfo(NamedTuple):
@@ -26,7 +29,8 @@ def kmeans(
 ) -> tuple[jax.Array, KMeansInfo]:
     """Lloyd's algorithm from a greedy k-means++ start. Deterministic in the key.
 
-    A cluster that loses its last point is re-seeded with the farthest member of one of the largest clusters.
+    Large problems start from k-means||, which makes the same greedy choice among candidates that stand for all
+    points. A cluster that loses its last point is re-seeded with the farthest member of one of the largest clusters.
 
     Args:
         key: random key.
@@ -44,7 +48,7 @@ def kmeans(
         ValueError: fewer points than codes, points that are not `(n, d)`, num_codes below 1.
 
     Source: Arthur & Vassilvitskii 2007 (k-means++, with the greedy choice among 2 + log K candidates they suggest);
-        Lloyd 1982.
+        Bahmani et al. 2012 (k-means||); Lloyd 1982.
     """
     if points.ndim != 2:
         raise ValueError(f"points have shape {points.shape}, expected (n, d)")
@@ -72,7 +76,9 @@ def _kmeans(key, points, num_codes, max_iterations, tolerance):
         return updated, shift, jnp.mean(distances**2), iteration + 1, num_reseeded + num_empty
 
     zero = jnp.zeros((), jnp.int32)
-    start = (kmeans_plus_plus(key, points, num_codes), jnp.inf, 1.0, zero, zero)
+    is_large = points.shape[0] * num_codes > _MAX_DIRECT
+    seed = kmeans_parallel if is_large else kmeans_plus_plus
+    start = (seed(key, points, num_codes), jnp.inf, 1.0, zero, zero)
     codebook, _, _, num_iterations, num_reseeded = jax.lax.while_loop(unfinished, lloyd, start)
     indices, distances = nearest(codebook, points)
     is_empty = jnp.ones((num_codes,), bool).at[indices].set(False)
@@ -80,36 +86,78 @@ def _kmeans(key, points, num_codes, max_iterations, tolerance):
 
 
 @functools.partial(jax.jit, static_argnames=("num_codes",))
-def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Array:
+def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int, weights: jax.Array | None = None) -> jax.Array:
     """Greedy k-means++ seeds: each is the best of `2 + log K` candidates drawn by squared distance.
 
     Args:
         key: random key.
         points: `(n, d)` float32.
         num_codes: K, number of seeds.
+        weights: `(n,)` how many points each stands for; default 1.
 
     Returns:
         `(K, d)` float32, each one of the points.
     """
+    num_points, dim = points.shape
+    if weights is None:
+        weights = jnp.ones((num_points,))
     num_candidates = 2 + int(math.log(num_codes))
     first_key, key = jax.random.split(key)
-    first = points[jax.random.randint(first_key, (), 0, points.shape[0])]
+    first = points[_draw(jax.random.uniform(first_key, ()), weights)]
 
     def squared_to(center):
-        return sum((points[:, i] - center[i]) ** 2 for i in range(points.shape[1]))
+        return sum((points[:, i] - center[i]) ** 2 for i in range(dim))
 
     def add_seed(number, carry):
         seeds, squared = carry
-        cumulative = jnp.cumsum(squared)
         u = jax.random.uniform(jax.random.fold_in(key, number), (num_candidates,))
-        drawn = jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
-        candidates = points[jnp.minimum(drawn, points.shape[0] - 1)]
+        candidates = points[_draw(u, weights * squared)]
         reduced = jnp.minimum(squared, jax.vmap(squared_to)(candidates))
-        best = jnp.argmin(reduced.sum(axis=1))
+        best = jnp.argmin((weights * reduced).sum(axis=1))
         return seeds.at[number].set(candidates[best]), reduced[best]
 
-    seeds = jnp.zeros((num_codes, points.shape[1]), jnp.float32).at[0].set(first)
+    seeds = jnp.zeros((num_codes, dim), jnp.float32).at[0].set(first)
     return jax.lax.fori_loop(1, num_codes, add_seed, (seeds, squared_to(first)))[0]
+
+
+@functools.partial(jax.jit, static_argnames=("num_codes",))
+def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Array:
+    """k-means|| seeds: some rounds draw K candidates each, by squared distance; k-means++ chooses among them.
+
+    A round draws systematically, so that a point enters with the probability of the paper's independent draws and yet
+    their number is fixed. A candidate weighs as much as the points nearest to it.
+
+    Args:
+        key: random key.
+        points: `(n, d)` float32, n at least K.
+        num_codes: K, number of seeds.
+
+    Returns:
+        `(K, d)` float32, each one of the points.
+
+    Source: Bahmani et al. 2012, algorithm 2, with oversampling K and 5 rounds.
+    """
+    first_key, seed_key, *round_keys = jax.random.split(key, 2 + _NUM_ROUNDS)
+    first = points[jax.random.randint(first_key, (1,), 0, points.shape[0])]
+    squared = jnp.sum((points - first) ** 2, axis=1)
+    owner = jnp.zeros(points.shape[:1], jnp.int32)
+    candidates = [first]
+    for number, round_key in enumerate(round_keys):
+        u = (jnp.arange(num_codes) + jax.random.uniform(round_key, ())) / num_codes
+        candidates.append(points[_draw(u, squared)])
+        indices, distances = nearest(candidates[-1], points)
+        is_closer = distances**2 < squared
+        owner = jnp.where(is_closer, indices + 1 + number * num_codes, owner)
+        squared = jnp.minimum(squared, distances**2)
+    weights = _sum_per_code(jnp.ones_like(squared), owner, 1 + _NUM_ROUNDS * num_codes)
+    return kmeans_plus_plus(seed_key, jnp.concatenate(candidates), num_codes, weights)
+
+
+def _draw(u: jax.Array, weights: jax.Array) -> jax.Array:
+    """Indices drawn by weight with `u` from U[0, 1)."""
+    cumulative = jnp.cumsum(weights)
+    drawn = jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
+    return jnp.minimum(drawn, weights.shape[0] - 1)
 
 
 def check_codebook(codebook_size: int, latent_dim: int) -> None:
