@@ -22,10 +22,10 @@ def sorted_neighbors(points, queries):
 def assert_exact(tree, points, queries, ranks=RANKS):
     """Bit for bit, with and without the tie rule."""
     distances, rows = sorted_neighbors(points, queries)
-    found, indices = tree.query(queries, ranks, by_index=True)
+    found, indices = tree.neighbors(queries, ranks)
     np.testing.assert_array_equal(found, distances[:, ranks - 1])
     np.testing.assert_array_equal(indices, rows[:, ranks - 1])
-    np.testing.assert_array_equal(tree.query(queries, ranks)[0], distances[:, ranks - 1])
+    np.testing.assert_array_equal(tree.distances(queries, ranks), distances[:, ranks - 1])
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 8, 16, 64])
@@ -99,14 +99,14 @@ def test_each_query_may_have_its_own_ranks():
     points, queries = draw(2000, 3), draw(300, 3, seed=1)
     ranks = np.random.default_rng(2).integers(1, 60, (300, 1))
     distances, rows = sorted_neighbors(points, queries)
-    found, indices = KDTree(points).query(queries, ranks, by_index=True)
+    found, indices = KDTree(points).neighbors(queries, ranks)
     np.testing.assert_array_equal(found, np.take_along_axis(distances, ranks - 1, axis=1))
     np.testing.assert_array_equal(indices, np.take_along_axis(rows, ranks - 1, axis=1))
 
 
 def test_distances_beyond_float32_are_infinite():
     points = np.array([[0, 0], [1, 0], [3e30, 0]], np.float32)
-    found, _ = KDTree(points).query(np.array([[0, 0], [-2e30, 0]], np.float32), np.array([1, 2, 3]))
+    found = KDTree(points).distances(np.array([[0, 0], [-2e30, 0]], np.float32), np.array([1, 2, 3]))
     np.testing.assert_array_equal(found, [[0, 1, np.inf], [np.inf, np.inf, np.inf]])
 
 
@@ -114,7 +114,7 @@ def test_distances_beyond_float32_are_infinite():
 def test_an_approximate_distance_keeps_its_bound(approximate):
     points, queries = draw(20_000, 5), draw(300, 5, seed=1)
     exact, _ = sorted_neighbors(points, queries)
-    found, _ = KDTree(points).query(queries, RANKS, approximate=approximate)
+    found = KDTree(points).distances(queries, RANKS, approximate=approximate)
     true = exact[:, RANKS - 1]
     assert (found >= true).all()
     assert (found <= (1 + approximate) * true).all()

@@ -20,8 +20,8 @@ def test_searches_with_queries_sharded_over_eight_devices():
         sharded = jax.device_put(queries, NamedSharding(mesh, P("data")))
         replicated = jax.device_put(samples, NamedSharding(mesh, P()))
         ranks = (8, 48)
-        expected, _ = KDTree(samples).query(queries, np.array(ranks))
-        _, indices = KDTree(samples).query(queries, np.array([5]), by_index=True)
+        expected = KDTree(samples).distances(queries, np.array(ranks))
+        _, indices = KDTree(samples).neighbors(queries, np.array([5]))
         rank = jnp.full((160,), 5)
         for backend in (tiles, brute_force, neighbors):
             search = functools.partial(backend.neighbor_distances, ranks=ranks)

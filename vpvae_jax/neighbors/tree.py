@@ -24,8 +24,10 @@ def neighbor_distances(
     columns = np.searchsorted(ascending, ranks)
 
     def search(samples, queries):
-        distances, _ = _query(samples, queries, ascending, approximate=approximate)
-        return (distances[:, columns],)
+        if not np.isfinite(samples).all():
+            return (np.full((len(queries), len(columns)), np.nan),)
+        with _lock:
+            return (_tree_of(samples).distances(queries, ascending, approximate=approximate)[:, columns],)
 
     shapes = (jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32),)
     return _on_host(search, shapes, samples, queries)[0]
@@ -35,7 +37,7 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
     """See `vpvae_jax.neighbors.nearest`; of several nearest samples the first is taken."""
 
     def search(samples, queries):
-        distances, indices = _query(samples, queries, np.array([1]), by_index=True)
+        distances, indices = _neighbors(samples, queries, np.array([1]))
         return indices[:, 0], distances[:, 0]
 
     num = queries.shape[0]
@@ -49,7 +51,7 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
     del max_rank  # each query searches as far as its own rank
 
     def search(samples, queries, ranks):
-        _, indices = _query(samples, queries, ranks[:, None], by_index=True)
+        _, indices = _neighbors(samples, queries, ranks[:, None])
         return (indices[:, 0],)
 
     shapes = (jax.ShapeDtypeStruct((queries.shape[0],), jnp.int32),)
@@ -72,16 +74,16 @@ def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays
     return varying_like(tuple(results), *arrays)
 
 
-def _query(samples: np.ndarray, queries: np.ndarray, ranks: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
-    """`KDTree.query`; samples that are not finite give NaN and index 0 instead of an exception inside XLA."""
+def _neighbors(samples: np.ndarray, queries: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`KDTree.neighbors`; samples that are not finite give NaN and index 0 instead of an exception inside XLA."""
     if not np.isfinite(samples).all():
         shape = (len(queries), ranks.shape[-1])
-        return np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
-    # One search at a time: it uses all cores, and another device's may update the same tree.
+        return np.full(shape, np.nan), np.zeros(shape, np.int32)
     with _lock:
-        return _tree_of(samples).query(queries, ranks, **options)
+        return _tree_of(samples).neighbors(queries, ranks)
 
 
+# One search at a time: it uses all cores, and another device's may update the same tree.
 _lock = threading.Lock()
 _trees: dict[tuple[int, ...], KDTree] = {}
 
