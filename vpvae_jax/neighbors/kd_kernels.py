@@ -272,13 +272,13 @@ def _open(nodes, node, query, gaps, gap_bits, pending):
 
 
 @_jit
-def _square(nodes, leaf, query, squared):
-    """Squared distance from the query to each slot of a leaf."""
-    for slot in range(CAPACITY):
+def _square(nodes, leaf, query, squared, used):
+    """Squared distance from the query to the points of a leaf, in its first `used` slots."""
+    for slot in range(used):
         squared[slot] = 0
     for x in range(len(query)):
         at = query[x]
-        for slot in range(CAPACITY):
+        for slot in range(used):
             difference = nodes.points[leaf, x, slot] - at
             squared[slot] += difference * difference
 
@@ -348,13 +348,14 @@ def search(nodes, queries, order, ranks, by_index, share, distances, rows):
                     path[level] = child
                     continue
                 limit = bound[0]
-                _square(nodes, child, query, squared)
+                used = nodes.counts[child]
+                _square(nodes, child, query, squared, used)
                 num_closer = 0
-                for slot in range(CAPACITY):
+                for slot in range(used):
                     num_closer += squared[slot] <= limit
                 if num_closer == 0:
                     continue
-                for slot in range(CAPACITY):
+                for slot in range(used):
                     if squared[slot] < limit or (by_index and squared[slot] == limit):
                         found_bits[count] = squared_bits[slot]
                         found_rows[count] = nodes.ids[child, slot]
