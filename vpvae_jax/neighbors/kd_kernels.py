@@ -15,6 +15,7 @@ CAPACITY = 64  # slots of a leaf
 MAX_FILL = 48  # points of a leaf after a build; the free slots take the points that come before the next
 _CHILD_BITS = WIDTH - 1
 _MAX_LEVELS = 8  # 16^8 leaves
+_TWO_OCTAVES = np.int32(2 << 23)  # in the bits of a float32, a factor of 4
 _LARGEST_INT = np.int32(np.iinfo(np.int32).max)
 _NO_BOUND = np.float32(np.finfo(np.float32).max)  # not inf: free slots are infinitely far
 
@@ -197,12 +198,17 @@ def order_of(leaves, num_leaves):
 
 @_jit
 def _nth_smallest(numbers, count, nth, high):
-    """The nth smallest of the first `count` numbers, 1 for the smallest, all in 0..high.
+    """The nth smallest of the first `count` numbers, 1 for the smallest; they are the bits of floats in 0..high.
 
     By bisection: counting some hundred numbers takes a few vector instructions, where a partition mispredicts every
     other branch.
     """
-    low = np.int32(-1)
+    low = np.int32(max(high - _TWO_OCTAVES, 0))  # most likely below
+    found = 0
+    for i in range(count):
+        found += numbers[i] <= low
+    if found >= nth:
+        low, high = np.int32(-1), low
     while high - low > 1:
         middle = np.int32(low + (high - low) // 2)
         found = 0
