@@ -43,7 +43,7 @@ setup(
     extras_require={
         "test": ["chex>=0.1.92", "pytest>=8"],
         "dev": ["chex>=0.1.92", "pytest>=8", "ruff>=0.12", "mypy>=1.16", "pre-commit"],
-        "benchmark": ["torch>=2.6"],
+        "benchmark": ["scikit-learn>=1.5", "torch>=2.6"],
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
     },
