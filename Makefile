@@ -26,6 +26,7 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.perturb
+	$(BIN)/python -m benchmarks.train_step
 
 # constraints.txt holds the versions that were tested together.
 $(VENV)/.installed: setup.py constraints.txt

@@ -19,11 +19,13 @@ def version(monkeypatch):
     return set_version
 
 
-def test_the_flag_is_added_to_what_is_set(monkeypatch, version):
+@pytest.mark.parametrize(("num_cores", "value"), [(1, "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"), (2, "")])
+def test_the_flag_is_added_to_what_is_set(monkeypatch, version, num_cores, value):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    monkeypatch.setattr(xla_flags, "_num_cores", lambda: num_cores)
     xla_flags.set_cpu_flags()
     flags = xla_flags.os.environ["XLA_FLAGS"].split()
-    assert flags == ["--xla_force_host_platform_device_count=2", f"{FLAG}=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"]
+    assert flags == ["--xla_force_host_platform_device_count=2", f"{FLAG}={value}"]
 
 
 def test_the_users_choice_stays(monkeypatch, version):

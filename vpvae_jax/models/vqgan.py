@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_NORM_GROUPS = 32
-_NORM_EPSILON = 1e-6
+from vpvae_jax.models.layers import Conv, GroupNorm, LayerNorm
 
 
 class VQGANEncoder(nn.Module):
@@ -127,8 +126,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        padding = ((0, 1), (0, 1))
-        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=padding, dtype=self.dtype)(x)
+        return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype)(x)
 
 
 class Upsample(nn.Module):
@@ -149,12 +147,9 @@ def _middle(x: jax.Array, attention: bool, norm: str, dtype: jnp.dtype) -> jax.A
     return ResBlock(x.shape[-1], norm, dtype)(x)
 
 
-def _conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> nn.Conv:
-    return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
+def _conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> Conv:
+    return Conv(features, dtype=dtype, name=name)
 
 
 def _normalize(x: jax.Array, norm: str, dtype: jnp.dtype) -> jax.Array:
-    if norm == "layer":
-        return nn.LayerNorm(epsilon=_NORM_EPSILON, dtype=dtype)(x)
-    # 32 groups as published; in a network too narrow for that, the largest number that divides its width and 32.
-    return nn.GroupNorm(math.gcd(_NORM_GROUPS, x.shape[-1]), epsilon=_NORM_EPSILON, dtype=dtype)(x)
+    return LayerNorm(dtype)(x) if norm == "layer" else GroupNorm(dtype)(x)

@@ -121,20 +121,21 @@ def vp(
         z = z.astype(jnp.float32)
         samples, step_eta = state.memory.samples, state.calibration.eta
         info = {"eta": step_eta}
-        if move == "neighbor":
-            z_tilde, _ = neighbor.perturb_to_neighbor(perturb_key, samples, z, k_radius=radius_rank, eta=step_eta)
-        else:
-            z_tilde, step = metropolis.perturb(
-                perturb_key,
-                samples,
-                z,
-                k_radius=radius_rank,
-                k_density=k_density,
-                eta=step_eta,
-                accept=accept,
-                approximate=approximate,
-            )
-            info |= {"acceptance_rate": step.acceptance_rate, "radius": step.radius.mean()}
+        with jax.named_scope("perturbation"):  # benchmarks/train_step.py finds its time by this name
+            if move == "neighbor":
+                z_tilde, _ = neighbor.perturb_to_neighbor(perturb_key, samples, z, k_radius=radius_rank, eta=step_eta)
+            else:
+                z_tilde, step = metropolis.perturb(
+                    perturb_key,
+                    samples,
+                    z,
+                    k_radius=radius_rank,
+                    k_density=k_density,
+                    eta=step_eta,
+                    accept=accept,
+                    approximate=approximate,
+                )
+                info |= {"acceptance_rate": step.acceptance_rate, "radius": step.radius.mean()}
         loss = moments.latent_norm_loss(
             z,
             mean_weight=mean_weight,
@@ -156,8 +157,10 @@ def vp(
                 match=match,
             )
         num_pushed = min(max(1, round(push_fraction * z.shape[0])), num_samples)
-        pushed = jax.random.choice(push_key, z, (num_pushed,), replace=False)
-        return z_tilde, VPState(memory.push(state.memory, pushed), calibrated), loss, info
+        with jax.named_scope("memory_push"):
+            pushed = jax.random.choice(push_key, z, (num_pushed,), replace=False)
+            new_memory = memory.push(state.memory, pushed)
+        return z_tilde, VPState(new_memory, calibrated), loss, info
 
     return Quantizer(
         input_dim=latent_dim,

@@ -1,26 +1,37 @@
-"""The training loop: one jitted step over a mesh of all local devices."""
+"""The training loop: one compiled step over a mesh of all local devices."""
 
 from __future__ import annotations
 
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
-import tqdm
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
-from vpvae_jax.errors import DataError, TrainingDivergedError
+from vpvae_jax.errors import DataError
 from vpvae_jax.training.checkpoint import Checkpoints
-from vpvae_jax.training.metric_log import MetricLog
+from vpvae_jax.training.progress import Progress
 from vpvae_jax.training.state import TrainState, init_state
-from vpvae_jax.training.step import Metrics, make_train_step
+from vpvae_jax.training.step import make_train_step
+
+_GIBIBYTE = 2**30
+
+
+class Program(NamedTuple):
+    """The compiled step of a run and where its arguments belong."""
+
+    step: jax.stages.Compiled  # (state, images) -> state, metrics; the state is donated
+    state_sharding: NamedSharding
+    batch_sharding: NamedSharding
+    compile_seconds: float
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -33,13 +44,30 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
         UserError: a setting, the data, the disk or a loss that is not finite; what was checkpointed stays.
     """
+    source = build.build_source(config, config.data.train_split)
+    iterator = build.build_batches(
+        config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
+    )
+    with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
+        is_resuming = checkpoints.latest_step() is not None
+        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming)
+        if is_resuming and checkpoints.latest_step() >= config.train.num_steps:
+            return
+        program = compile_program(config)
+        print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
+        state = jax.device_put(new_state(config), program.state_sharding)
+        if is_resuming:
+            state = checkpoints.restore(state, iterator)
+        _run(program, state, iterator, checkpoints, config, workdir)
+
+
+def compile_program(config: ml_collections.ConfigDict) -> Program:
+    """Compile the step of a config's run over a mesh of all local devices, from shapes alone: nothing is computed."""
     quantizer = build.build_quantizer(config)
-    network = build.build_network(config, quantizer)
-    optimizer = build.build_optimizer(config)
     train_step = make_train_step(
-        network=network,
+        network=build.build_network(config, quantizer),
         quantizer=quantizer,
-        optimizer=optimizer,
+        optimizer=build.build_optimizer(config),
         l1_weight=config.loss.l1_weight,
         ema_decay=config.train.ema_decay,
     )
@@ -51,17 +79,25 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    source = build.build_source(config, config.data.train_split)
-    iterator = build.build_batches(
-        config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
-    )
-    with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
-        state = jax.device_put(new_state(config), replicated)
-        is_resuming = checkpoints.latest_step() is not None
-        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming)
-        if is_resuming:
-            state = checkpoints.restore(state, iterator)
-        _run(jitted_step, state, iterator, checkpoints, batch_sharded, config, workdir)
+    images = jax.ShapeDtypeStruct((config.train.batch_size, config.data.crop, config.data.crop, 3), jnp.uint8)
+    start = time.perf_counter()
+    compiled = jitted_step.lower(abstract_state(config), images).compile()
+    return Program(compiled, replicated, batch_sharded, time.perf_counter() - start)
+
+
+def memory_need(compiled: jax.stages.Compiled) -> str:
+    """What a device needs to run a compiled program by XLA's own analysis, as words for the user."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return f"XLA's {jax.default_backend()} backend does not tell how much memory it needs"
+    parts = {
+        "arguments": analysis.argument_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "aliased": -analysis.alias_size_in_bytes,
+    }
+    words = ", ".join(f"{name} {size / _GIBIBYTE:.3g}" for name, size in parts.items())
+    return f"by XLA's analysis it needs {sum(parts.values()) / _GIBIBYTE:.3g} GiB a device ({words})"
 
 
 def new_state(config: ml_collections.ConfigDict) -> TrainState:
@@ -99,49 +135,20 @@ def _check_same_data(identity: str, path: pathlib.Path, is_resuming: bool) -> No
     layout.write_json(path, {"train": identity})
 
 
-def _run(jitted_step, state, iterator, checkpoints, batch_sharded, config, workdir) -> None:
+def _run(program, state, iterator, checkpoints, config, workdir) -> None:
     start_step, num_steps = int(state.step), config.train.num_steps
-    log = MetricLog(workdir, start_step)
-    bar = tqdm.tqdm(total=num_steps, initial=start_step, unit="step", desc="training", smoothing=0.1)
-    pending: list[Metrics] = []
-    since = time.perf_counter()
-    try:
+    with Progress(workdir, start_step=start_step, num_steps=num_steps, batch_size=config.train.batch_size) as progress:
         for step in range(start_step + 1, num_steps + 1):
-            # The step is dispatched and runs while the next batch is read; figures are fetched every few steps.
-            state, metrics = jitted_step(state, jax.device_put(next(iterator), batch_sharded))
-            pending.append(metrics)
+            # The step is dispatched and runs while the next batch is read and the figures of earlier steps are logged.
+            start = time.perf_counter()
+            images = next(iterator)
+            input_seconds = time.perf_counter() - start
+            state, metrics = program.step(state, jax.device_put(images, program.batch_sharding))
+            progress.report()
+            progress.add(metrics, input_seconds)
             is_saving = step % config.checkpoint.every == 0 or step == num_steps
             if is_saving or step % config.log.every == 0:
-                values = _mean_of_finite(pending, step)
-                now = time.perf_counter()
-                values["images_per_second"] = len(pending) * config.train.batch_size / (now - since)
-                log.write(step, values)
-                _show(bar, len(pending), values)
-                pending, since = [], now
+                progress.end_period(step)
             if is_saving:
+                progress.report()  # waits for this very step: what is not finite must not be saved
                 checkpoints.save(state, iterator)
-    finally:
-        bar.close()
-        log.close()
-
-
-def _mean_of_finite(pending: list[Metrics], last_step: int) -> dict[str, float]:
-    """Mean figures of the pending steps; the first that is not finite ends the run."""
-    fetched = jax.device_get(pending)
-    for step, metrics in enumerate(fetched, start=last_step - len(fetched) + 1):
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(metrics[name]):
-                raise TrainingDivergedError(
-                    f"{name} is {metrics[name]} at step {step}: stopped, the last checkpoint is from before; "
-                    f"lower train.learning_rate or train.clip_norm, in a new --workdir"
-                )
-    return {name: float(sum(metrics[name] for metrics in fetched) / len(fetched)) for name in fetched[0]}
-
-
-def _show(bar: tqdm.tqdm, num_steps: int, values: dict[str, float]) -> None:
-    shown = {"loss": f"{values['loss']:.4f}"}
-    if "acceptance_rate" in values:
-        shown["acceptance"] = f"{values['acceptance_rate']:.2f}"
-    shown["images/s"] = f"{values['images_per_second']:.0f}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update(num_steps)

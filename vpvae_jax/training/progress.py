@@ -1,0 +1,94 @@
+"""The figures of a run on their way from the device to the log and the progress bar."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+
+import jax
+import tqdm
+
+from vpvae_jax.errors import TrainingDivergedError
+from vpvae_jax.training.metric_log import MetricLog
+from vpvae_jax.training.step import Metrics
+
+
+class Progress:
+    """Collects the metrics of steps that may not have run yet. Use as a context manager.
+
+    `add` and `end_period` never wait. `report` waits for the steps of the period that ended: call it when the device
+    has another step to do meanwhile, or when a checkpoint needs to know that all is finite.
+
+    Args:
+        workdir: see `MetricLog`.
+        start_step: number of updates already done.
+        num_steps: number of updates of the whole run.
+        batch_size: images a step.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, start_step: int, num_steps: int, batch_size: int):
+        self._batch_size = batch_size
+        self._log = MetricLog(workdir, start_step)
+        self._bar = tqdm.tqdm(total=num_steps, initial=start_step, unit="step", desc="training", smoothing=0.1)
+        self._pending: list[Metrics] = []
+        self._ended: tuple[int, list[Metrics], float] | None = None
+        self._input_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.close()
+        self._log.close()
+
+    def add(self, metrics: Metrics, input_seconds: float) -> None:
+        """Take the metrics of one step, and how long the loop waited for its batch."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self._pending.append(metrics)
+        self._input_seconds += input_seconds
+
+    def end_period(self, step: int) -> None:
+        """The steps added since the last call, up to the step-th, become one line of the log at the next `report`."""
+        self._ended = step, self._pending, self._input_seconds
+        self._pending, self._input_seconds = [], 0.0
+
+    def report(self) -> None:
+        """Log the period that ended, if there is one.
+
+        Raises:
+            TrainingDivergedError: a loss or a gradient in it is not finite.
+        """
+        if self._ended is None:
+            return
+        (step, pending, input_seconds), self._ended = self._ended, None
+        values = _mean_of_finite(pending, step)
+        now = time.perf_counter()
+        values["images_per_second"] = len(pending) * self._batch_size / (now - self._since)
+        values["input_share"] = input_seconds / (now - self._since)
+        self._since = now
+        self._log.write(step, values)
+        self._show(len(pending), values)
+
+    def _show(self, num_steps: int, values: dict[str, float]) -> None:
+        shown = {"loss": f"{values['loss']:.4f}"}
+        if "acceptance_rate" in values:
+            shown["acceptance"] = f"{values['acceptance_rate']:.2f}"
+        shown["images/s"] = f"{values['images_per_second']:.0f}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(num_steps)
+
+
+def _mean_of_finite(pending: list[Metrics], last_step: int) -> dict[str, float]:
+    """Mean figures of the pending steps; the first that is not finite ends the run."""
+    fetched = jax.device_get(pending)
+    for step, metrics in enumerate(fetched, start=last_step - len(fetched) + 1):
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(metrics[name]):
+                raise TrainingDivergedError(
+                    f"{name} is {metrics[name]} at step {step}: stopped, the last checkpoint is from before; "
+                    f"lower train.learning_rate or train.clip_norm, in a new --workdir"
+                )
+    return {name: float(sum(metrics[name] for metrics in fetched) / len(fetched)) for name in fetched[0]}
