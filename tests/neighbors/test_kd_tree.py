@@ -125,3 +125,15 @@ def test_an_approximate_distance_keeps_its_bound(approximate):
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"holds points of shape \(20, 3\) but got \(20, 4\)"):
         KDTree(draw(20, 3)).update(draw(20, 4))
+
+
+@pytest.mark.parametrize("num_changed", [1, 3000])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_points_that_are_not_finite_are_refused_and_change_nothing(num_changed, bad):
+    points, queries = draw(3000, 3), draw(60, 3, seed=1)
+    tree = KDTree(points)
+    spoilt = points + 1 if num_changed > 1 else points.copy()
+    spoilt[7, 1] = bad
+    assert not tree.update(spoilt)
+    assert_exact(tree, points, queries)
+    assert tree.update(points)

@@ -168,6 +168,14 @@ def test_neighbor_at_rank_of_a_query_that_is_not_finite_is_index_0(backend, bad)
     np.testing.assert_array_equal(backend.neighbor_at_rank(samples, spoilt, ranks, 4), expected)
 
 
+def test_samples_that_are_not_finite_give_nan_on_the_host_and_spoil_no_later_call():
+    samples, queries = draw(30, 6, 3)
+    for spoilt in (samples.at[3, 1].set(jnp.nan), samples.at[:].set(jnp.inf)):
+        assert np.isnan(tree.neighbor_distances(spoilt, queries, (1, 4))).all()
+        assert np.isnan(tree.nearest(spoilt, queries)[1]).all()
+        assert_distances_match(tree, samples, queries, (1, 4))
+
+
 @BACKENDS
 def test_no_queries_give_no_distances(backend):
     samples, queries = draw(30, 0, 3)

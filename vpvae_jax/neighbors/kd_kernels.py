@@ -14,6 +14,7 @@ WIDTH = 16  # children of a node
 CAPACITY = 64  # slots of a leaf
 MAX_FILL = 48  # points of a leaf after a build; the free slots take the points that come before the next
 _CHILD_BITS = WIDTH - 1
+_BLOCK = 512  # rows compared at a time
 _MAX_LEVELS = 8  # 16^8 leaves
 _TWO_OCTAVES = np.int32(2 << 23)  # in the bits of a float32, a factor of 4
 _LARGEST_INT = np.int32(np.iinfo(np.int32).max)
@@ -162,15 +163,23 @@ def differing_rows(old, new, limit):
     rows = np.empty(limit + 1, np.int64)
     count = 0
     num_rows, dim = old.shape
-    for i in range(num_rows):
-        differs = 0
-        for x in range(dim):
-            differs |= old[i, x] ^ new[i, x]
-        if differs != 0:
-            rows[count] = i
-            count += 1
+    flat_old, flat_new = old.reshape(-1), new.reshape(-1)
+    for start in range(0, num_rows, _BLOCK):
+        stop = min(start + _BLOCK, num_rows)
+        block_old, block_new = flat_old[start * dim : stop * dim], flat_new[start * dim : stop * dim]
+        num_differing = 0
+        for i in range(len(block_old)):  # vectorized: most blocks are as they were
+            num_differing += block_old[i] != block_new[i]
+        if num_differing == 0:
+            continue
+        for row in range(start, stop):
+            for x in range(dim):
+                if old[row, x] != new[row, x]:
+                    rows[count] = row
+                    count += 1
+                    break
             if count > limit:
-                break
+                return rows
     return rows[:count]
 
 

@@ -35,7 +35,8 @@ from vpvae_jax.neighbors.kd_kernels import (
 
 _MAX_CHANGED = 0.25  # share of the points; if more differ a build is faster than moving them
 _MAX_DRIFT = 0.5  # share of the points moved since the last build, whose boxes have grown without need
-_MIN_CHUNK = 128  # queries that are worth a thread
+_MIN_CHUNK = 128  # queries whose search is worth a thread
+_MIN_ROUTED = 8192  # queries whose way down to their leaves is
 
 
 class KDTree:
@@ -50,8 +51,11 @@ class KDTree:
         self._points = np.array(points, np.float32, order="C")
         self._build()
 
-    def update(self, points: np.ndarray) -> None:
-        """Follow to `points`, finite and of the shape of those before; cheap if few rows differ.
+    def update(self, points: np.ndarray) -> bool:
+        """Follow to `points`, of the shape of those before; cheap if few rows differ.
+
+        Returns:
+            Whether they are finite. If not, nothing has changed.
 
         Raises:
             ValueError: another shape.
@@ -61,11 +65,15 @@ class KDTree:
         points = np.ascontiguousarray(points, np.float32)
         max_changed = int(_MAX_CHANGED * len(points))
         changed = differing_rows(self._points.view(np.int32), points.view(np.int32), max_changed)
+        are_few = len(changed) <= max_changed
+        if not np.isfinite(points[changed] if are_few else points).all():
+            return False
         self._num_moved += len(changed)
-        has_room = len(changed) <= max_changed and move(self._nodes, self._points, points, changed)
+        has_room = are_few and move(self._nodes, self._points, points, changed)
         if not has_room or self._num_moved > _MAX_DRIFT * len(points):
             self._points[...] = points
             self._build()
+        return True
 
     def distances(self, queries: np.ndarray, ranks: np.ndarray, *, approximate: float = 0.0) -> np.ndarray:
         """Distance from each query to its m-th nearest point, for every m in its ranks.
@@ -101,10 +109,11 @@ class KDTree:
         distances, rows = np.empty(shape, np.float32), np.zeros(shape, np.int32)
         leaves = np.empty(num_queries, np.int32)
         share = np.float32((1.0 + approximate) ** -2)  # of the bound, at which a box may be left out
-        _in_chunks(num_queries, lambda start, stop: route(self._nodes, queries, start, stop, leaves))
+        _in_chunks(num_queries, _MIN_ROUTED, lambda start, stop: route(self._nodes, queries, start, stop, leaves))
         order = order_of(leaves, len(self._nodes.counts))
         _in_chunks(
             num_queries,
+            _MIN_CHUNK,
             lambda start, stop: search(
                 self._nodes, queries, order[start:stop], ranks, by_index, share, distances, rows
             ),
@@ -144,9 +153,9 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(num_workers(), thread_name_prefix="kd_tree")
 
 
-def _in_chunks(num_queries: int, work) -> None:
+def _in_chunks(num_queries: int, min_chunk: int, work) -> None:
     """`work(start, stop)` over all queries, on all cores if there are enough."""
-    num_chunks = min(num_queries // _MIN_CHUNK, 4 * num_workers())  # several a core: they differ in cost
+    num_chunks = min(num_queries // min_chunk, 4 * num_workers())  # several a core: they differ in cost
     if num_chunks < 2:
         work(0, num_queries)
         return

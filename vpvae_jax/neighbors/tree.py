@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,10 @@ def neighbor_distances(
     columns = np.searchsorted(ascending, ranks)
 
     def search(samples, queries):
-        if not np.isfinite(samples).all():
-            return (np.full((len(queries), len(columns)), np.nan),)
-        with _lock:
-            return (_tree_of(samples).distances(queries, ascending, approximate=approximate)[:, columns],)
+        with _tree_of(samples) as tree:
+            if tree is None:
+                return (np.full((len(queries), len(columns)), np.nan),)
+            return (tree.distances(queries, ascending, approximate=approximate)[:, columns],)
 
     shapes = (jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32),)
     return _on_host(search, shapes, samples, queries)[0]
@@ -75,27 +76,31 @@ def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays
 
 
 def _neighbors(samples: np.ndarray, queries: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`KDTree.neighbors`; samples that are not finite give NaN and index 0 instead of an exception inside XLA."""
-    if not np.isfinite(samples).all():
-        shape = (len(queries), ranks.shape[-1])
-        return np.full(shape, np.nan), np.zeros(shape, np.int32)
-    with _lock:
-        return _tree_of(samples).neighbors(queries, ranks)
+    with _tree_of(samples) as tree:
+        if tree is None:
+            shape = (len(queries), ranks.shape[-1])
+            return np.full(shape, np.nan), np.zeros(shape, np.int32)
+        return tree.neighbors(queries, ranks)
 
 
-# One search at a time: it uses all cores, and another device's may update the same tree.
 _lock = threading.Lock()
 _trees: dict[tuple[int, ...], KDTree] = {}
 
 
-def _tree_of(samples: np.ndarray) -> KDTree:
-    """The tree of `samples`: the last one of that shape, brought up to date. The last few shapes are kept."""
-    tree = _trees.pop(samples.shape, None)
-    if tree is None:
-        tree = KDTree(samples)
-    else:
-        tree.update(samples)
-    _trees[samples.shape] = tree
-    if len(_trees) > _MAX_TREES:
-        del _trees[next(iter(_trees))]
-    return tree
+@contextlib.contextmanager
+def _tree_of(samples: np.ndarray) -> Iterator[KDTree | None]:
+    """The tree of `samples`, for one thread at a time; None if they are not finite, instead of an exception inside XLA.
+
+    It is the last tree of that shape, brought up to date. The last few shapes are kept.
+    """
+    with _lock:  # a search uses all cores, and another device's may update the same tree
+        tree = _trees.pop(samples.shape, None)
+        if tree is not None:
+            is_finite = tree.update(samples)
+        elif is_finite := bool(np.isfinite(samples).all()):
+            tree = KDTree(samples)
+        if tree is not None:
+            _trees[samples.shape] = tree
+        if len(_trees) > _MAX_TREES:
+            del _trees[next(iter(_trees))]
+        yield tree if is_finite else None
