@@ -29,18 +29,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
+import jax
+import numpy as np
+
+from benchmarks import reporting
+from vpvae_jax import build, pixels
+from vpvae_jax.config_arguments import load_config
+from vpvae_jax.training import loop
+from vpvae_jax.training.metric_log import read_metrics
 from vpvae_jax.xla_flags import set_cpu_flags
-
-set_cpu_flags()  # before JAX is used
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-
-from benchmarks import reporting  # noqa: E402
-from vpvae_jax import build, pixels  # noqa: E402
-from vpvae_jax.config_arguments import load_config  # noqa: E402
-from vpvae_jax.training import loop  # noqa: E402
-from vpvae_jax.training.metric_log import read_metrics  # noqa: E402
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "photos.py"
 PARTS = ("step", "quantizers", "input", "trace", "paper")
@@ -97,6 +94,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=10, help="updates a block")
     arguments = parser.parse_args()
+    set_cpu_flags()
     jax.config.update("jax_platforms", "cpu")
     measures = {
         "step": lambda: measure_step(arguments.rounds, arguments.steps),

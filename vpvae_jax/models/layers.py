@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-NORM_EPSILON = 1e-6
+_NORM_EPSILON = 1e-6
 _NORM_GROUPS = 32
 
 
@@ -57,8 +57,9 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        bare = nn.LayerNorm(epsilon=NORM_EPSILON, dtype=jnp.float32, use_scale=False, use_bias=False)
-        return _scaled(self, bare(x), self.dtype)
+        # flax's statistics: the same spelled out here was fused so that the step took 57 ms instead of 42.
+        bare = nn.LayerNorm(epsilon=_NORM_EPSILON, dtype=jnp.float32, use_scale=False, use_bias=False, parent=None)
+        return _scaled(self, bare.apply({}, x), self.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -72,8 +73,10 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         num_groups = math.gcd(_NORM_GROUPS, x.shape[-1])
-        bare = nn.GroupNorm(num_groups, epsilon=NORM_EPSILON, dtype=jnp.float32, use_scale=False, use_bias=False)
-        return _scaled(self, bare(x), self.dtype)
+        bare = nn.GroupNorm(
+            num_groups, epsilon=_NORM_EPSILON, dtype=jnp.float32, use_scale=False, use_bias=False, parent=None
+        )
+        return _scaled(self, bare.apply({}, x), self.dtype)
 
 
 def _scaled(module: nn.Module, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
