@@ -104,6 +104,20 @@ def test_each_query_may_have_its_own_ranks():
     np.testing.assert_array_equal(indices, np.take_along_axis(rows, ranks - 1, axis=1))
 
 
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_a_walk_of_two_points_equals_two_searches(scale):
+    points, queries, steps = draw(3000, 4), draw(500, 4, seed=1), draw(500, 4, seed=2)
+    steps[3] = 0
+    queries[5, 1] = np.nan
+    tree = KDTree(points)
+    distances, moved, moved_distances = tree.distances_along(queries, steps, scale, RANKS)
+    expected = tree.distances(queries, RANKS)
+    np.testing.assert_array_equal(distances, expected)
+    np.testing.assert_array_equal(moved, queries + expected[:, [scale]] * steps)
+    np.testing.assert_array_equal(moved_distances, tree.distances(moved, RANKS))
+    np.testing.assert_array_equal(np.isnan(moved_distances).all(axis=1), np.arange(500) == 5)
+
+
 def test_distances_beyond_float32_are_infinite():
     points = np.array([[0, 0], [1, 0], [3e30, 0]], np.float32)
     found = KDTree(points).distances(np.array([[0, 0], [-2e30, 0]], np.float32), np.array([1, 2, 3]))

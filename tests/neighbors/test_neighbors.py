@@ -173,6 +173,7 @@ def test_samples_that_are_not_finite_give_nan_on_the_host_and_spoil_no_later_cal
     for spoilt in (samples.at[3, 1].set(jnp.nan), samples.at[:].set(jnp.inf)):
         assert np.isnan(tree.neighbor_distances(spoilt, queries, (1, 4))).all()
         assert np.isnan(tree.nearest(spoilt, queries)[1]).all()
+        assert np.isnan(tree.neighbor_distances_along(spoilt, queries, queries, (1, 4))[2]).all()
         assert_distances_match(tree, samples, queries, (1, 4))
 
 
@@ -243,6 +244,20 @@ def test_no_gradient_flows_through_the_search(transform):
     total = oracle(samples, queries, (1, 9)).sum() + oracle(samples, queries, (1,)).sum()
     np.testing.assert_array_equal(to_samples, 0)
     np.testing.assert_allclose(to_queries, total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(8, 48), (48, 8), (8, 8), (5,)], ids=str)
+@pytest.mark.parametrize("backend", ["host", "xla"])
+def test_distances_along_equal_two_searches(backend, ranks, monkeypatch):
+    samples, queries = draw(300, 20, 3)
+    _, steps = draw(1, 20, 3, seed=1)
+    if backend == "xla":  # what platforms other than the CPU run
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    distances, moved, moved_distances = neighbors.neighbor_distances_along(samples, queries, steps, ranks)
+    exact = oracle(samples, queries, ranks)
+    np.testing.assert_allclose(distances, exact, rtol=1e-6)
+    np.testing.assert_allclose(moved, queries + exact[:, -1:] * steps, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moved_distances, oracle(samples, moved, ranks), rtol=1e-6)
 
 
 def test_tree_notices_that_the_samples_changed():

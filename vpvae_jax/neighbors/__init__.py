@@ -7,7 +7,6 @@ caller never sees it.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -38,23 +37,63 @@ def neighbor_distances(
 
     Source: D_m(z|S) of arXiv 2602.17133, section 3.
     """
-    ranks = tuple(int(rank) for rank in ranks)
     samples, queries = _prepare(samples, queries)
-    if not ranks:
-        raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
-    for rank in ranks:
-        _check_rank(rank, samples.shape[0])
+    ranks = _check_ranks(ranks, samples.shape[0])
     check_approximate(approximate)
-    num_samples, dim = samples.shape
-    in_xla = brute_force.neighbor_distances
-    if dim <= tiles.MAX_DIM and num_samples >= tiles.MIN_SAMPLES:
-        in_xla = functools.partial(tiles.neighbor_distances, approximate=approximate)
     return jax.lax.platform_dependent(
         samples,
         queries,
         cpu=lambda s, q: tree.neighbor_distances(s, q, ranks, approximate),
-        default=lambda s, q: in_xla(s, q, ranks),
+        default=lambda s, q: _in_xla(s, q, ranks, approximate),
     )
+
+
+def neighbor_distances_along(
+    samples: jax.Array, queries: jax.Array, steps: jax.Array, ranks: Sequence[int], *, approximate: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`neighbor_distances` at each query and at a point near it, `query + D * step`, D a distance of the query's own.
+
+    One call where two would first go to a host and back: the second search of a Metropolis-Hastings step.
+
+    Args:
+        samples: see `neighbor_distances`.
+        queries: see `neighbor_distances`.
+        steps: `(num_queries, d)`.
+        ranks: see `neighbor_distances`; the last one gives D.
+        approximate: see `neighbor_distances`.
+
+    Returns:
+        distances: `(num_queries, len(ranks))` float32.
+        moved: `(num_queries, d)` float32, the points near the queries.
+        moved_distances: `(num_queries, len(ranks))` float32.
+
+    Raises:
+        ValueError: as `neighbor_distances`.
+    """
+    samples, queries = _prepare(samples, queries)
+    _, steps = _prepare(samples, steps)
+    ranks = _check_ranks(ranks, samples.shape[0])
+    check_approximate(approximate)
+
+    def in_xla(samples, queries, steps):
+        distances = _in_xla(samples, queries, ranks, approximate)
+        moved = queries + distances[:, -1:] * steps
+        return distances, moved, _in_xla(samples, moved, ranks, approximate)
+
+    return jax.lax.platform_dependent(
+        samples,
+        queries,
+        steps,
+        cpu=lambda s, q, steps: tree.neighbor_distances_along(s, q, steps, ranks, approximate),
+        default=in_xla,
+    )
+
+
+def _in_xla(samples: jax.Array, queries: jax.Array, ranks: tuple[int, ...], approximate: float) -> jax.Array:
+    num_samples, dim = samples.shape
+    if dim <= tiles.MAX_DIM and num_samples >= tiles.MIN_SAMPLES:
+        return tiles.neighbor_distances(samples, queries, ranks, approximate)
+    return brute_force.neighbor_distances(samples, queries, ranks)
 
 
 def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -107,6 +146,14 @@ def check_approximate(approximate: float) -> None:
         raise ValueError(
             f"approximate={approximate}: expected the relative error that a distance may have, 0 for exact ones"
         )
+
+
+def _check_ranks(ranks: Sequence[int], num_samples: int) -> tuple[int, ...]:
+    if not ranks:
+        raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
+    for rank in ranks:
+        _check_rank(int(rank), num_samples)
+    return tuple(int(rank) for rank in ranks)
 
 
 def _check_rank(rank: int, num_samples: int) -> None:

@@ -299,12 +299,14 @@ def _square(nodes, leaf, query, squared, used):
 
 
 @_jit
-def search(nodes, queries, order, ranks, by_index, share, distances, rows):
-    """Answer the queries of `order`.
+def search(nodes, queries, steps, scale, order, ranks, by_index, share, distances, rows, moved):
+    """Answer the queries of `order`, and each again where a step leads it, in units of its distance in column `scale`.
+
+    How often is the second dimension of the distances, 1 or more; `moved` is where the last step led.
 
     Squared distances are kept as the bits of the float, an int32: they sort as the floats do, none being negative.
     """
-    dim = queries.shape[1]
+    num_stages, dim = distances.shape[1], queries.shape[1]
     num_levels, num_ranks = len(nodes.level_starts), ranks.shape[1]
     zero = np.float32(0)
     max_kept = 1
@@ -324,72 +326,78 @@ def search(nodes, queries, order, ranks, by_index, share, distances, rows):
     # last ones are the number of the child, which lowers the gap by at most 2e-6.
     path = np.zeros(_MAX_LEVELS, np.int64)
     pending = np.empty((_MAX_LEVELS, WIDTH), np.int32)
-    previous = np.zeros(dim, np.float32)
+    query, previous = np.empty(dim, np.float32), np.zeros(dim, np.float32)
     previous_distance = np.float32(np.inf)
     for i in order:
-        query = queries[i]
-        moved, is_finite = zero, True
-        for x in range(dim):
-            moved += (query[x] - previous[x]) ** 2
-            is_finite &= np.isfinite(query[x])
-        if not is_finite:
-            for r in range(num_ranks):
-                distances[i, r] = np.nan
-            continue
-        num_kept = ranks[i, num_ranks - 1]
-        # The ball around the previous query held as many, and lies in a ball around this one; with room for rounding.
-        bound[0] = min((previous_distance + np.sqrt(moved)) ** 2 * np.float32(1.00001), _NO_BOUND)
-        while True:
-            count, level = 0, 0
-            path[0] = 0
-            is_new = True
-            while level >= 0:
-                if is_new:
-                    _open(nodes, nodes.level_starts[level] + path[level], query, gaps, gap_bits, pending[level])
-                nearest = _LARGEST_INT
-                for place in range(WIDTH):
-                    nearest = min(nearest, pending[level, place])
-                nearest_bits[0] = nearest & ~_CHILD_BITS
-                if not (gap[0] < bound[0] * share or (by_index and gap[0] == bound[0])):
-                    level -= 1
-                    is_new = False
-                    continue
-                chosen = nearest & _CHILD_BITS
-                pending[level, chosen] = _LARGEST_INT
-                child = path[level] * WIDTH + chosen
-                is_new = level < num_levels - 1
-                if is_new:
-                    level += 1
-                    path[level] = child
-                    continue
-                limit = bound[0]
-                used = nodes.counts[child]
-                _square(nodes, child, query, squared, used)
-                num_closer = 0
-                for slot in range(used):
-                    num_closer += squared[slot] <= limit
-                if num_closer == 0:
-                    continue
-                for slot in range(used):
-                    if squared[slot] < limit or (by_index and squared[slot] == limit):
-                        found_bits[count] = squared_bits[slot]
-                        found_rows[count] = nodes.ids[child, slot]
-                        count += 1
-                if count >= 2 * num_kept:
-                    bound_bits[0] = _nth_smallest(found_bits, count, num_kept, bound_bits[0])
-                    count = _keep(found_bits, found_rows, count, bound_bits[0], num_kept)
-            if count >= num_kept or bound[0] == _NO_BOUND:
-                break
-            bound[0] = _NO_BOUND
-        previous[:] = query
-        previous_distance = np.float32(np.inf)
-        for r in range(num_ranks - 1, -1, -1):
-            if count < ranks[i, r]:  # the others are farther than float32 can tell
-                distances[i, r] = np.inf
+        for stage in range(num_stages):
+            for x in range(dim):
+                if stage == 0:
+                    query[x] = queries[i, x]
+                else:
+                    query[x] += distances[i, stage - 1, scale] * steps[i, x]
+                    moved[i, x] = query[x]
+            shift, is_finite = zero, True
+            for x in range(dim):
+                shift += (query[x] - previous[x]) ** 2
+                is_finite &= np.isfinite(query[x])
+            if not is_finite:
+                for r in range(num_ranks):
+                    distances[i, stage, r] = np.nan
                 continue
-            bound_bits[0] = _nth_smallest(found_bits, count, ranks[i, r], bound_bits[0])
-            distances[i, r] = np.sqrt(bound[0])
-            if by_index:
-                rows[i, r] = _last_row(found_bits, found_rows, count, bound_bits[0], ranks[i, r])
-            if r == num_ranks - 1:
-                previous_distance = distances[i, r]
+            num_kept = ranks[i, num_ranks - 1]
+            # A ball around the previous point held as many, and a ball around this one holds it; rounding is allowed
+            bound[0] = min((previous_distance + np.sqrt(shift)) ** 2 * np.float32(1.00001), _NO_BOUND)
+            while True:
+                count, level = 0, 0
+                path[0] = 0
+                is_new = True
+                while level >= 0:
+                    if is_new:
+                        _open(nodes, nodes.level_starts[level] + path[level], query, gaps, gap_bits, pending[level])
+                    nearest = _LARGEST_INT
+                    for place in range(WIDTH):
+                        nearest = min(nearest, pending[level, place])
+                    nearest_bits[0] = nearest & ~_CHILD_BITS
+                    if not (gap[0] < bound[0] * share or (by_index and gap[0] == bound[0])):
+                        level -= 1
+                        is_new = False
+                        continue
+                    chosen = nearest & _CHILD_BITS
+                    pending[level, chosen] = _LARGEST_INT
+                    child = path[level] * WIDTH + chosen
+                    is_new = level < num_levels - 1
+                    if is_new:
+                        level += 1
+                        path[level] = child
+                        continue
+                    limit = bound[0]
+                    used = nodes.counts[child]
+                    _square(nodes, child, query, squared, used)
+                    num_closer = 0
+                    for slot in range(used):
+                        num_closer += squared[slot] <= limit
+                    if num_closer == 0:
+                        continue
+                    for slot in range(used):
+                        if squared[slot] < limit or (by_index and squared[slot] == limit):
+                            found_bits[count] = squared_bits[slot]
+                            found_rows[count] = nodes.ids[child, slot]
+                            count += 1
+                    if count >= 2 * num_kept:
+                        bound_bits[0] = _nth_smallest(found_bits, count, num_kept, bound_bits[0])
+                        count = _keep(found_bits, found_rows, count, bound_bits[0], num_kept)
+                if count >= num_kept or bound[0] == _NO_BOUND:
+                    break
+                bound[0] = _NO_BOUND
+            previous[:] = query
+            previous_distance = np.float32(np.inf)
+            for r in range(num_ranks - 1, -1, -1):
+                if count < ranks[i, r]:  # the others are farther than float32 can tell
+                    distances[i, stage, r] = np.inf
+                    continue
+                bound_bits[0] = _nth_smallest(found_bits, count, ranks[i, r], bound_bits[0])
+                distances[i, stage, r] = np.sqrt(bound[0])
+                if by_index:
+                    rows[i, stage, r] = _last_row(found_bits, found_rows, count, bound_bits[0], ranks[i, r])
+                if r == num_ranks - 1:
+                    previous_distance = distances[i, stage, r]

@@ -86,7 +86,27 @@ class KDTree:
         Returns:
             `(num_queries, r)` float32; NaN for a query that is not finite.
         """
-        return self._query(queries, ranks, by_index=False, approximate=approximate)[0]
+        return self._query(queries, queries, 0, ranks, approximate=approximate)[0][:, 0]
+
+    def distances_along(
+        self, queries: np.ndarray, steps: np.ndarray, scale: int, ranks: np.ndarray, *, approximate: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`distances` at each query, and at the point that lies a step from it, in units of one of its distances.
+
+        Args:
+            queries: see `distances`.
+            steps: `(num_queries, d)` float32.
+            scale: column of the distance that is the unit of the steps.
+            ranks: see `distances`.
+            approximate: see `distances`.
+
+        Returns:
+            distances: see `distances`.
+            moved: `(num_queries, d)` float32, `queries + distances[:, [scale]] * steps`.
+            moved_distances: `distances` at `moved`.
+        """
+        distances, _, moved = self._query(queries, steps, scale, ranks, num_stages=2, approximate=approximate)
+        return distances[:, 0], moved, distances[:, 1]
 
     def neighbors(self, queries: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distance to and row of the m-th nearest point; of equally far points the first row is the nearer.
@@ -99,14 +119,16 @@ class KDTree:
             distances: see `distances`.
             rows: `(num_queries, r)` int32; 0 for a query that is not finite.
         """
-        return self._query(queries, ranks, by_index=True, approximate=0.0)
+        distances, rows, _ = self._query(queries, queries, 0, ranks, by_index=True)
+        return distances[:, 0], rows[:, 0]
 
-    def _query(self, queries, ranks, *, by_index, approximate):
-        queries = np.ascontiguousarray(queries, np.float32)
+    def _query(self, queries, steps, scale, ranks, *, num_stages=1, by_index=False, approximate=0.0):
+        """See `search`."""
+        queries, steps = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(steps, np.float32)
         num_queries = len(queries)
-        shape = (num_queries, np.shape(ranks)[-1])
-        ranks = np.broadcast_to(np.asarray(ranks, np.int64), shape)
-        distances, rows = np.empty(shape, np.float32), np.zeros(shape, np.int32)
+        ranks = np.broadcast_to(np.asarray(ranks, np.int64), (num_queries, np.shape(ranks)[-1]))
+        shape = (num_queries, num_stages, ranks.shape[1])
+        distances, rows, moved = np.empty(shape, np.float32), np.zeros(shape, np.int32), np.empty_like(queries)
         leaves = np.empty(num_queries, np.int32)
         share = np.float32((1.0 + approximate) ** -2)  # of the bound, at which a box may be left out
         _in_chunks(num_queries, _MIN_ROUTED, lambda start, stop: route(self._nodes, queries, start, stop, leaves))
@@ -115,10 +137,10 @@ class KDTree:
             num_queries,
             _MIN_CHUNK,
             lambda start, stop: search(
-                self._nodes, queries, order[start:stop], ranks, by_index, share, distances, rows
+                self._nodes, queries, steps, scale, order[start:stop], ranks, by_index, share, distances, rows, moved
             ),
         )
-        return distances, rows
+        return distances, rows, moved
 
     def _build(self) -> None:
         num_points, dim = self._points.shape

@@ -27,11 +27,32 @@ def neighbor_distances(
     def search(samples, queries):
         with _tree_of(samples) as tree:
             if tree is None:
-                return (np.full((len(queries), len(columns)), np.nan),)
+                return (np.nan,)
             return (tree.distances(queries, ascending, approximate=approximate)[:, columns],)
 
     shapes = (jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32),)
     return _on_host(search, shapes, samples, queries)[0]
+
+
+def neighbor_distances_along(
+    samples: jax.Array, queries: jax.Array, steps: jax.Array, ranks: tuple[int, ...], approximate: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """See `vpvae_jax.neighbors.neighbor_distances_along`; one call of the host."""
+    ascending = np.unique(ranks)
+    columns = np.searchsorted(ascending, ranks)
+
+    def search(samples, queries, steps):
+        with _tree_of(samples) as tree:
+            if tree is None:
+                return np.nan, np.nan, np.nan
+            distances, moved, moved_distances = tree.distances_along(
+                queries, steps, int(columns[-1]), ascending, approximate=approximate
+            )
+            return distances[:, columns], moved, moved_distances[:, columns]
+
+    distances = jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32)
+    moved = jax.ShapeDtypeStruct(queries.shape, jnp.float32)
+    return _on_host(search, (distances, moved, distances), samples, queries, steps)  # type: ignore[return-value]
 
 
 def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,7 +81,7 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
 
 
 def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Call a numpy function from a compiled program.
+    """Call a numpy function from a compiled program; what it returns is broadcast to the shapes.
 
     `jax.pure_callback` would first copy the arguments in a thread of XLA's pool, which on one core may be the very
     thread that waits for the callback (jax-ml/jax issue 24255): a run stood still for ever. Buffers are read in place.

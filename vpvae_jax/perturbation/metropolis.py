@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vpvae_jax.neighbors import check_approximate, neighbor_distances
+from vpvae_jax.neighbors import check_approximate, neighbor_distances_along
 
 _MAX_RELIABLE_DIM = 16  # beyond it neighbour distances concentrate and the density estimate says little
 ACCEPT = ("metropolis", "density", "always")
@@ -115,10 +115,12 @@ def metropolis_step(
     """
     z = z.astype(jnp.float32)
     start = jax.lax.stop_gradient(z)
-    ranks = (k_density, k_radius)
-    d_k, d_m = neighbor_distances(samples, start, ranks, approximate=approximate).T
-    proposal = jax.vmap(propose)(start, eta * d_m, draws.direction, draws.rho)
-    d_k_new, d_m_new = neighbor_distances(samples, proposal, ranks, approximate=approximate).T
+    # A proposal in units of D_M, so that one search finds its scale and its own neighbours.
+    steps = jax.vmap(functools.partial(propose, jnp.zeros(z.shape[1:]), jnp.asarray(eta)))(draws.direction, draws.rho)
+    distances, proposal, proposal_distances = neighbor_distances_along(
+        samples, start, steps, (k_density, k_radius), approximate=approximate
+    )
+    (d_k, d_m), (d_k_new, d_m_new) = distances.T, proposal_distances.T
 
     log_ratio = log_acceptance_ratio(d_k, d_m, d_k_new, d_m_new, z.shape[-1])
     log_u = jnp.log(jnp.maximum(draws.accept_u, _MIN_ACCEPT_U))
