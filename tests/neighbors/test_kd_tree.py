@@ -34,7 +34,7 @@ def test_a_fresh_tree_is_exact(dim):
     assert_exact(KDTree(points), points, queries)
 
 
-@pytest.mark.parametrize("num_points", [1, 2, 47, 48, 49, 768, 769, 12_289])
+@pytest.mark.parametrize("num_points", [1, 2, 95, 96, 97, 1536, 1537, 24_577])
 def test_every_number_of_points(num_points):
     points, queries = draw(num_points, 3), draw(50, 3, seed=1)
     assert_exact(KDTree(points), points, queries, np.unique([1, -(-num_points // 2), num_points]))

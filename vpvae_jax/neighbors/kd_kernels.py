@@ -11,8 +11,8 @@ import numba
 import numpy as np
 
 WIDTH = 16  # children of a node
-CAPACITY = 64  # slots of a leaf
-MAX_FILL = 48  # points of a leaf after a build; the free slots take the points that come before the next
+CAPACITY = 128  # slots of a leaf
+MAX_FILL = 96  # points of a leaf after a build; the free slots take the points that come before the next
 _CHILD_BITS = WIDTH - 1
 _BLOCK = 512  # rows compared at a time
 _MAX_LEVELS = 8  # 16^8 leaves
@@ -370,19 +370,18 @@ def search(nodes, queries, steps, scale, order, ranks, by_index, share, distance
                         level += 1
                         path[level] = child
                         continue
-                    limit = bound[0]
+                    limit = bound_bits[0] + by_index  # at equal distance the row decides
                     used = nodes.counts[child]
                     _square(nodes, child, query, squared, used)
                     num_closer = 0
                     for slot in range(used):
-                        num_closer += squared[slot] <= limit
+                        num_closer += squared_bits[slot] < limit
                     if num_closer == 0:
                         continue
-                    for slot in range(used):
-                        if squared[slot] < limit or (by_index and squared[slot] == limit):
-                            found_bits[count] = squared_bits[slot]
-                            found_rows[count] = nodes.ids[child, slot]
-                            count += 1
+                    for slot in range(used):  # without a branch, which would be mispredicted
+                        found_bits[count] = squared_bits[slot]
+                        found_rows[count] = nodes.ids[child, slot]
+                        count += squared_bits[slot] < limit
                     if count >= 2 * num_kept:
                         bound_bits[0] = _nth_smallest(found_bits, count, num_kept, bound_bits[0])
                         count = _keep(found_bits, found_rows, count, bound_bits[0], num_kept)

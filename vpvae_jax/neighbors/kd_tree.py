@@ -3,7 +3,7 @@
 The kernels are compiled by numba and release the GIL. What makes them fast for the sampler:
 
 - the index is kept: only points that differ from the last call leave and enter, instead of a build at every step;
-- nodes have 16 children and leaves 64 slots, laid out by coordinate, so that one vector instruction serves 16 boxes or
+- nodes have 16 children and leaves 128 slots, laid out by coordinate, so that one vector instruction serves 16 boxes or
   points;
 - queries are answered in the order of the leaves they fall into, each starting from the radius of the one before;
 - only the ranks asked for are selected, nothing is sorted.
