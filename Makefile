@@ -1,6 +1,7 @@
 # make demo    train, fit, evaluate on bundled photographs, about 7 minutes on 2 CPU cores
 # make test    the default test suite
 # make check   what CI runs of lint and types
+# make bench   timings against peers into results/benchmarks, about 15 minutes on 2 CPU cores
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_DIR ?= runs/demo
@@ -25,8 +26,11 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --editable '.[benchmark]'
-	$(BIN)/python -m benchmarks.perturb
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.perturb > results/benchmarks/perturb.jsonl
+	$(BIN)/python -m benchmarks.kmeans > results/benchmarks/kmeans.jsonl
+	$(BIN)/python -m benchmarks.train_step --parts step quantizers input trace paper > results/benchmarks/train_step.jsonl
+	$(BIN)/python -m benchmarks.charts
+	cat results/benchmarks/*.jsonl
 
 # constraints.txt holds the versions that were tested together.
 $(VENV)/.installed: setup.py constraints.txt

@@ -23,7 +23,8 @@ def set_cpu_flags() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     is_known = importlib.metadata.version("jaxlib") in _JAXLIB_VERSIONS
-    if is_known and _CPU_FUSION_FLAG not in flags:
+    is_file = bool(flags.strip()) and not flags.strip().startswith("-")  # XLA then reads its flags from there
+    if is_known and not is_file and _CPU_FUSION_FLAG not in flags:
         value = _ON_MANY_CORES if _num_cores() > 1 else _ON_ONE_CORE
         os.environ["XLA_FLAGS"] = f"{flags} {_CPU_FUSION_FLAG}={value}".strip()
 

@@ -56,6 +56,13 @@ def test_separated_clusters_are_recovered_exactly(seed):
     assert int(info.num_empty) == 0
 
 
+@pytest.mark.parametrize("num_distinct", [1, 5])
+def test_kmeans_parallel_of_few_distinct_points(num_distinct):
+    distinct = small_points(num_distinct)
+    seeds = kmeans.kmeans_parallel(jax.random.key(0), jnp.tile(distinct, (10, 1)), 8)
+    np.testing.assert_array_equal(np.unique(seeds, axis=0), np.unique(distinct, axis=0))
+
+
 def test_as_many_codes_as_points_leave_no_error():
     points = small_points(50)
     codebook, info = kmeans.kmeans(jax.random.key(0), points, 50)
@@ -103,6 +110,7 @@ def test_clusters_that_start_empty_are_used_in_the_end(monkeypatch):
     start = jnp.concatenate([points[:5], jnp.full((3, 2), 1e3) + jnp.arange(3.0)[:, None]])
     monkeypatch.setattr(kmeans, "kmeans_plus_plus", lambda key, points, num_codes: start)
     codebook, info = kmeans.kmeans(jax.random.key(0), points, 8)
+    kmeans._kmeans.clear_cache()
     assert int(info.num_reseeded) >= 3
     assert int(info.num_empty) == 0
     assert len(np.unique(kmeans.assign(codebook, points))) == 8

@@ -53,14 +53,18 @@ def test_a_tree_follows_a_ring_buffer_whose_entries_are_all_replaced_twice(drift
             assert_exact(tree, points, queries + np.float32(drift * step))
 
 
-def test_a_leaf_that_overflows_is_no_error():
+def test_a_leaf_that_overflows_is_no_error(monkeypatch):
     points, queries = draw(3000, 3), draw(60, 3, seed=1)
     tree = KDTree(points)
+    builds = []
+    build = KDTree._build
+    monkeypatch.setattr(KDTree, "_build", lambda self: builds.append(1) or build(self))
     for step in range(6):
         points = points.copy()
         points[100 * step : 100 * (step + 1)] = [0.1, 0.2, 0.3]
         tree.update(points)
         assert_exact(tree, points, np.concatenate([queries, points[:2]]))
+    assert builds
 
 
 def test_any_rows_may_change_by_any_amount():

@@ -65,7 +65,7 @@ def test_distances_match_float64_oracle_in_every_dimension(backend, dim):
 
 
 @DISTANCE_BACKENDS
-@pytest.mark.parametrize("ranks", [(40, 1, 7, 7), (53,), [53, 2]], ids=str)
+@pytest.mark.parametrize("ranks", [(40, 1, 7, 7), (53,), [53, 2], np.array([2, 9])], ids=str)
 def test_ranks_come_back_in_the_order_asked_up_to_all_samples(backend, ranks):
     assert_distances_match(backend, *draw(53, 5, 3), ranks)
 

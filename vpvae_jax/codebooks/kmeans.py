@@ -124,8 +124,8 @@ def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int, weights:
 def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Array:
     """k-means|| seeds: some rounds draw K candidates each, by squared distance; k-means++ chooses among them.
 
-    A round draws systematically, so that a point enters with the probability of the paper's independent draws and yet
-    their number is fixed. A candidate weighs as much as the points nearest to it.
+    A round draws one candidate from each of K equal shares of the weight, so that a point enters with the probability of
+    the paper's independent draws and yet their number is fixed. A candidate weighs as much as the points nearest to it.
 
     Args:
         key: random key.
@@ -143,7 +143,7 @@ def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Ar
     owner = jnp.zeros(points.shape[:1], jnp.int32)
     candidates = [first]
     for number, round_key in enumerate(round_keys):
-        u = (jnp.arange(num_codes) + jax.random.uniform(round_key, ())) / num_codes
+        u = (jnp.arange(num_codes) + jax.random.uniform(round_key, (num_codes,))) / num_codes
         candidates.append(points[_draw(u, squared)])
         indices, distances = nearest(candidates[-1], points)
         is_closer = distances**2 < squared
@@ -156,7 +156,8 @@ def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Ar
 def _draw(u: jax.Array, weights: jax.Array) -> jax.Array:
     """Indices drawn by weight with `u` from U[0, 1)."""
     cumulative = jnp.cumsum(weights)
-    drawn = jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
+    below_one = jnp.minimum(u, 1 - jnp.finfo(jnp.float32).epsneg)
+    drawn = jnp.searchsorted(cumulative, below_one * cumulative[-1], side="right")
     return jnp.minimum(drawn, weights.shape[0] - 1)
 
 
@@ -168,6 +169,7 @@ def check_codebook(codebook_size: int, latent_dim: int) -> None:
         raise ValueError(f"latent_dim={latent_dim}: a latent needs at least one dimension")
 
 
+@jax.jit
 def assign(codebook: jax.Array, z: jax.Array) -> jax.Array:
     """Index of the nearest code of each latent.
 

@@ -7,13 +7,14 @@ caller never sees it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from vpvae_jax.neighbors import brute_force, tiles, tree
+
+_MAX_APPROXIMATE = 10  # far beyond any use
 
 
 def neighbor_distances(
@@ -28,6 +29,8 @@ def neighbor_distances(
         queries: `(num_queries, d)` points. A query that is not finite gets NaN.
         ranks: neighbour ranks, 1 for the nearest; static.
         approximate: relative error that a distance may have: it lies between D_m and (1 + approximate) D_m. 0 is exact.
+            Where in between depends on the order in which the samples came: only exact distances are the same in a run
+            that was resumed.
 
     Returns:
         `(num_queries, len(ranks))` float32 distances, columns in the order of `ranks`.
@@ -134,26 +137,28 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
     return jax.lax.platform_dependent(
         samples,
         queries,
-        ranks.astype(jnp.int32),
+        jnp.clip(ranks.astype(jnp.int32), 1, max_rank),
         cpu=lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
         default=lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
     )
 
 
 def check_approximate(approximate: float) -> None:
-    """Raise ValueError for an error of a distance that is negative or no number."""
-    if not 0 <= approximate < math.inf:
+    """Raise ValueError for an error of a distance that is negative or means nothing."""
+    if not 0 <= approximate <= _MAX_APPROXIMATE:
         raise ValueError(
-            f"approximate={approximate}: expected the relative error that a distance may have, 0 for exact ones"
+            f"approximate={approximate}: expected the relative error that a distance may have, "
+            f"0 (exact) to {_MAX_APPROXIMATE}"
         )
 
 
 def _check_ranks(ranks: Sequence[int], num_samples: int) -> tuple[int, ...]:
+    ranks = tuple(int(rank) for rank in ranks)
     if not ranks:
         raise ValueError("no neighbour ranks were asked for: pass at least one, such as ranks=(8, 64)")
     for rank in ranks:
-        _check_rank(int(rank), num_samples)
-    return tuple(int(rank) for rank in ranks)
+        _check_rank(rank, num_samples)
+    return ranks
 
 
 def _check_rank(rank: int, num_samples: int) -> None:
@@ -170,6 +175,8 @@ def _prepare(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arr
             f"samples {samples.shape} and queries {queries.shape} do not match: "
             f"expected (num_samples, d) and (num_queries, d)"
         )
+    if samples.shape[1] == 0:
+        raise ValueError(f"samples {samples.shape} have no dimensions: expected (num_samples, d) with d at least 1")
     if samples.shape[0] == 0:
         raise ValueError("there are no samples to search: pass at least one")
     float32 = (jax.lax.stop_gradient(array).astype(jnp.float32) for array in (samples, queries))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import os
 
 import numpy as np
@@ -182,4 +183,10 @@ def _in_chunks(num_queries: int, min_chunk: int, work) -> None:
         work(0, num_queries)
         return
     edges = [num_queries * i // num_chunks for i in range(num_chunks + 1)]
-    list(_pool().map(work, edges[:-1], edges[1:]))
+    try:
+        futures = [_pool().submit(work, *edge) for edge in itertools.pairwise(edges)]
+    except RuntimeError:  # the interpreter is about to end and starts no threads
+        work(0, num_queries)
+        return
+    for future in futures:
+        future.result()

@@ -172,7 +172,8 @@ def perturb(
         accept: "metropolis": the step described; the others are for ablations and leave no density invariant.
             "density": by the ratio of the densities alone, without the correction for the size of the balls and
             without the check that a reverse move exists; "always": every move.
-        approximate: relative error that the distances may have, for speed; 0 is exact.
+        approximate: relative error that the distances may have, for speed; 0 is exact, and the only value with which a
+            resumed run repeats itself bit for bit (see `neighbor_distances`).
 
     Returns:
         z_tilde: `(n, d)` float32.

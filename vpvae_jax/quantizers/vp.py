@@ -60,7 +60,8 @@ def vp(
         k_density: k, neighbour rank that sets the density.
         capacity: |S|, latents in the memory; default `K * M`, so that a ball to the M-th neighbour holds the mass of
             one of K cells. Another capacity keeps M as given and so perturbs as a codebook of size |S| / M would.
-        approximate: relative error that the distances of the Metropolis-Hastings step may have, for speed; 0 is exact.
+        approximate: relative error that the distances of the Metropolis-Hastings step may have, for speed; 0 is exact,
+            and the only value with which a resumed run repeats itself bit for bit.
         push_fraction: share of each batch's tokens that enters the memory, at least one token.
         mean_weight: l1 of L_norm; 0 turns the term off.
         variance_weight: l2 of L_norm; 0 turns the term off.
