@@ -124,8 +124,8 @@ def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int, weights:
 def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Array:
     """k-means|| seeds: some rounds draw K candidates each, by squared distance; k-means++ chooses among them.
 
-    A round draws one candidate from each of K equal shares of the weight, so that a point enters with the probability of
-    the paper's independent draws and yet their number is fixed. A candidate weighs as much as the points nearest to it.
+    A round draws one candidate from each of K equal shares of the weight: a point enters with the probability of
+    the paper's independent draws, yet their number is fixed. A candidate weighs as much as the points nearest to it.
 
     Args:
         key: random key.
