@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from vpvae_jax.neighbors import nearest
 
-_MAX_DIRECT = 2**28  # points * codes up to which k-means++ goes over all points: 2 s on 2 cores
+_MAX_DIRECT = 2**27  # points * codes up to which k-means++ goes over all points: some 3 s on 2 cores
+_CANDIDATES = 4  # times the number that its authors suggest; at K = 1024, d = 4 it ends at an error 0.3 % lower
 _NUM_ROUNDS = 5  # of k-means||, the authors' recommendation
 
 
@@ -47,7 +48,7 @@ def kmeans(
     Raises:
         ValueError: fewer points than codes, points that are not `(n, d)`, num_codes below 1.
 
-    Source: Arthur & Vassilvitskii 2007 (k-means++, with the greedy choice among 2 + log K candidates they suggest);
+    Source: Arthur & Vassilvitskii 2007 (k-means++, with the greedy choice among candidates they suggest);
         Bahmani et al. 2012 (k-means||); Lloyd 1982.
     """
     if points.ndim != 2:
@@ -85,15 +86,23 @@ def _kmeans(key, points, num_codes, max_iterations, tolerance):
     return codebook, KMeansInfo(jnp.mean(distances**2), num_iterations, num_reseeded, is_empty.sum())
 
 
-@functools.partial(jax.jit, static_argnames=("num_codes",))
-def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int, weights: jax.Array | None = None) -> jax.Array:
-    """Greedy k-means++ seeds: each is the best of `2 + log K` candidates drawn by squared distance.
+@functools.partial(jax.jit, static_argnames=("num_codes", "candidates"))
+def kmeans_plus_plus(
+    key: jax.Array,
+    points: jax.Array,
+    num_codes: int,
+    weights: jax.Array | None = None,
+    *,
+    candidates: int = _CANDIDATES,
+) -> jax.Array:
+    """Greedy k-means++ seeds: each is the best of some candidates drawn by squared distance.
 
     Args:
         key: random key.
         points: `(n, d)` float32.
         num_codes: K, number of seeds.
         weights: `(n,)` how many points each stands for; default 1.
+        candidates: how many a seed, in multiples of `2 + log K`.
 
     Returns:
         `(K, d)` float32, each one of the points.
@@ -101,7 +110,7 @@ def kmeans_plus_plus(key: jax.Array, points: jax.Array, num_codes: int, weights:
     num_points, dim = points.shape
     if weights is None:
         weights = jnp.ones((num_points,))
-    num_candidates = 2 + int(math.log(num_codes))
+    num_candidates = candidates * (2 + int(math.log(num_codes)))
     first_key, key = jax.random.split(key)
     first = points[_draw(jax.random.uniform(first_key, ()), weights)]
 
@@ -150,7 +159,7 @@ def kmeans_parallel(key: jax.Array, points: jax.Array, num_codes: int) -> jax.Ar
         owner = jnp.where(is_closer, indices + 1 + number * num_codes, owner)
         squared = jnp.minimum(squared, distances**2)
     weights = _sum_per_code(jnp.ones_like(squared), owner, 1 + _NUM_ROUNDS * num_codes)
-    return kmeans_plus_plus(seed_key, jnp.concatenate(candidates), num_codes, weights)
+    return kmeans_plus_plus(seed_key, jnp.concatenate(candidates), num_codes, weights, candidates=1)
 
 
 def _draw(u: jax.Array, weights: jax.Array) -> jax.Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 
@@ -86,6 +88,7 @@ def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays
     `jax.pure_callback` would first copy the arguments in a thread of XLA's pool, which on one core may be the very
     thread that waits for the callback (jax-ml/jax issue 24255): a run stood still for ever. Buffers are read in place.
     """
+    _finish_before_exit()
 
     def read_and_write(context, results, *buffers):
         del context
@@ -94,6 +97,18 @@ def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays
 
     results = buffer_callback(read_and_write, shapes, vmap_method="sequential")(*arrays)
     return varying_like(tuple(results), *arrays)
+
+
+@functools.cache
+def _finish_before_exit() -> None:
+    """Python aborts a process that ends while another thread, here one of XLA's, runs Python code."""
+    atexit.register(_wait_for_devices)
+
+
+def _wait_for_devices() -> None:
+    for array in jax.live_arrays():
+        with contextlib.suppress(Exception):  # reported where it is used, or deleted by now
+            array.block_until_ready()
 
 
 def _neighbors(samples: np.ndarray, queries: np.ndarray, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
