@@ -1,7 +1,7 @@
 # make demo    train, fit, evaluate on bundled photographs, about 7 minutes on 2 CPU cores
 # make test    the default test suite
 # make check   what CI runs of lint and types
-# make bench   timings against peers into results/benchmarks, about 15 minutes on 2 CPU cores
+# make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_DIR ?= runs/demo

@@ -35,7 +35,7 @@ def main() -> None:
 
 def draw_perturb(lines: list[dict]) -> plt.Figure:
     """Latents per second by setting; microseconds a latent by size of the memory; the approximate option."""
-    figure, (by_setting, curve, approximate) = plt.subplots(1, 3, figsize=(13, 4))
+    figure, (by_setting, curve, approximate) = plt.subplots(1, 3, figsize=(15, 4))
     settings = [line for line in lines if "peer_latents_per_second" in line]
     _bars(
         by_setting,
@@ -110,7 +110,7 @@ def _bars(axes: plt.Axes, labels: list[str], series: dict[str, tuple[list[float]
     for number, (name, (values, color)) in enumerate(series.items()):
         places = [place + width * (number - (len(series) - 1) / 2) for place in range(len(values))]
         axes.bar(places, values, width=width, color=color, label=name)
-    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, fontsize=7)
     axes.legend(frameon=False, fontsize=8)
     axes.margins(y=0.2)
 

@@ -172,12 +172,13 @@ def measure_approximate(codebook_size: int, dim: int, num_latents: int, repeats:
     """Latents per second, recall and acceptance by the relative error that is allowed."""
     k_radius = NEIGHBORS_PER_DIM * dim
     sampler = Sampler(codebook_size * k_radius, dim, num_latents)
-    exact = sampler.next()[:2048]
+    queries = sampler.next()[:2048]
+    samples = sampler.memory.samples  # of now: the memory goes on changing
     ranks = np.arange(1, 2 * k_radius + 1)
-    true = np.asarray(neighbor_distances(sampler.memory.samples, exact, ranks))
+    true = np.asarray(neighbor_distances(samples, queries, ranks))
     results = {}
     for error in ERRORS:
-        found = np.asarray(neighbor_distances(sampler.memory.samples, exact, ranks[:k_radius], approximate=error))
+        found = np.asarray(neighbor_distances(samples, queries, ranks[:k_radius], approximate=error))
         # A found distance is that of some sample: how far down the true list the found ones reach.
         num_true = [np.isin(row, expected[:k_radius]).sum() for row, expected in zip(found, true, strict=True)]
         seconds, rate = sampler.timed_steps(repeats, approximate=error)
