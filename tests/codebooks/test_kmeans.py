@@ -172,7 +172,7 @@ def test_a_point_without_weight_is_no_seed():
     assert not (np.asarray(seeds) == 100.0).any()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_both_seedings_end_at_the_same_error(seed, monkeypatch):
     points = small_points(8192, dim=3, seed=seed)  # a shape that no other test has compiled
     direct, parallel = (seeding(jax.random.key(seed), points, 256) for seeding in SEEDINGS.args[1])
