@@ -25,7 +25,7 @@ def neighbor_distances(
     A sample equal to the query counts as a neighbour at distance 0. No gradient flows through the search.
 
     Args:
-        samples: `(num_samples, d)` finite points, any float dtype; computed in float32 or better.
+        samples: `(num_samples, d)` finite points, any float dtype; computed in float32.
         queries: `(num_queries, d)` points. A query that is not finite gets NaN.
         ranks: neighbour ranks, 1 for the nearest; static.
         approximate: relative error that a distance may have: it lies between D_m and (1 + approximate) D_m. 0 is exact.

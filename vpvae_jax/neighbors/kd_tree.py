@@ -166,19 +166,19 @@ class KDTree:
         self._num_moved = 0
 
 
-def num_workers() -> int:
+def _num_workers() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(num_workers(), thread_name_prefix="kd_tree")
+    return concurrent.futures.ThreadPoolExecutor(_num_workers(), thread_name_prefix="kd_tree")
 
 
 def _in_chunks(num_queries: int, min_chunk: int, work) -> None:
     """`work(start, stop)` over all queries, on all cores if there are enough."""
-    num_chunks = min(num_queries // min_chunk, 4 * num_workers())  # several a core: they differ in cost
+    num_chunks = min(num_queries // min_chunk, 4 * _num_workers())  # several a core: they differ in cost
     if num_chunks < 2:
         work(0, num_queries)
         return
