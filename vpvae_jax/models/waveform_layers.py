@@ -266,7 +266,7 @@ def upsample(x: jax.Array, factor: int) -> jax.Array:
 
 
 def shifts(x: jax.Array, width: int, dilation: int = 1) -> list[jax.Array]:
-    """The `width` inputs of each output of a convolution over time, zeros beyond the ends: `width` times `(n, t, c)`."""
+    """The `width` inputs of each output of a convolution over time, zeros beyond the ends, each `(n, t, c)`."""
     reach = dilation * (width // 2)
     padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
     return [padded[:, tap * dilation : tap * dilation + x.shape[1]] for tap in range(width)]
