@@ -14,9 +14,13 @@ setup(
     description="VP-VAE in JAX: discrete tokens without a codebook in training",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-SA-3.0",  # the second for the recordings alone
+    license_files=["LICENSE", "vpvae_jax/data/speech_flac/LICENSE"],
     packages=find_packages(include=["vpvae_jax", "vpvae_jax.*"]),
-    package_data={"vpvae_jax": ["py.typed"]},
+    package_data={
+        "vpvae_jax": ["py.typed"],
+        "vpvae_jax.data": ["speech_flac/LICENSE", "speech_flac/README.md", "speech_flac/*/*.flac"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
