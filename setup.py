@@ -8,15 +8,23 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vpvae_jax" / "__init__.py").read_text()).group(1)
 
+# Reading recordings (soundfile, soxr), scoring them (pesq, pystoi), fetching the network of a loss (huggingface_hub).
+AUDIO = ["huggingface_hub>=1.0", "pesq>=0.0.4", "pystoi>=0.4.1", "soundfile>=0.13", "soxr>=0.5"]
+TEST = ["chex>=0.1.92", "pytest>=8", *AUDIO]
+
 setup(
     name="vpvae-jax",
     version=VERSION,
     description="VP-VAE in JAX: discrete tokens without a codebook in training",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-SA-3.0",  # the second for the recordings alone
+    license_files=["LICENSE", "vpvae_jax/data/speech_flac/LICENSE"],
     packages=find_packages(include=["vpvae_jax", "vpvae_jax.*"]),
-    package_data={"vpvae_jax": ["py.typed"]},
+    package_data={
+        "vpvae_jax": ["py.typed"],
+        "vpvae_jax.data": ["speech_flac/LICENSE", "speech_flac/README.md", "speech_flac/*/*.flac"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -41,9 +49,11 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["chex>=0.1.92", "pytest>=8"],
-        "dev": ["chex>=0.1.92", "pytest>=8", "ruff>=0.12", "mypy>=1.16", "pre-commit"],
+        "audio": AUDIO,
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.12", "mypy>=1.16", "pre-commit"],
         "benchmark": ["scikit-learn>=1.5", "torch>=2.6"],
+        "parity": ["torch>=2.6", "transformers>=5"],  # comparing our networks with those they were published as
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
     },

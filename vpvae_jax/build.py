@@ -18,7 +18,7 @@ import ml_collections
 import optax
 
 from vpvae_jax.config_arguments import with_types
-from vpvae_jax.data.pipeline import check_sizes, train_batches
+from vpvae_jax.data.images import check_sizes, train_batches
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.metrics import SSIM_WINDOW

@@ -33,7 +33,7 @@ def quiet_libraries() -> None:
     """Show what concerns the user, once: not each save, and a failed write not also by each thread it failed in."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
-    std_logging.getLogger("vpvae_jax.data.pipeline").addFilter(_Once())
+    std_logging.getLogger("vpvae_jax.data.batches").addFilter(_Once())
     std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     threading.excepthook = _show_thread_error

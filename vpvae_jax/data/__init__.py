@@ -1,1 +1,1 @@
-"""From files to batches: sources of encoded images, and the one grain pipeline that every source goes through."""
+"""From files to batches: sources of encoded images and recordings, their decoders, and the one endless stream."""

@@ -1,4 +1,4 @@
-"""Where encoded images come from: TFDS data sets in array_record format, or a folder of image files.
+"""Where images and recordings come from, still encoded: TFDS data sets in array_record format, or a folder of files.
 
 A source is a random access sequence of `Record`s, which is what grain shuffles, shards and resumes.
 """
@@ -11,23 +11,30 @@ import pathlib
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from vpvae_jax.data.prepared import audio_examples, not_random_access, prepared_directory
 from vpvae_jax.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_KEYS = ("speech", "voice", "audio")  # librispeech, common_voice, most others
+_IMAGE_KEY = "image"
+_IMAGE_NAME_KEYS = ("name", "file_name", "image/filename")
+_NOUNS: dict[tuple[str, ...], str] = {IMAGE_SUFFIXES: "image", AUDIO_SUFFIXES: "recording"}
 _HOLDOUT_EVERY = 20  # of a folder without split subfolders, each 20th file is for validation
 
 
 class Record(NamedTuple):
-    """One image as it is stored."""
+    """One image or recording as it is stored: the bytes of a file, or the integer samples that TFDS keeps."""
 
     name: str
-    encoded: bytes
+    encoded: bytes | np.ndarray
 
 
 class FolderSource(Sequence):
-    """Image files below a folder, recursively, in the order of their paths."""
+    """Files below a folder, recursively, in the order of their paths."""
 
     def __init__(self, root: pathlib.Path, files: list[pathlib.Path]):
         self._root, self._files = root, files
@@ -41,7 +48,7 @@ class FolderSource(Sequence):
         return f"{len(self)} files, names {hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
     def open(self, index: int) -> BinaryIO:
-        """The image's file, to look at its header without reading all of it."""
+        """The file, to look at its header without reading all of it."""
         return open(self._files[index], "rb")
 
     def __getitem__(self, index):
@@ -54,13 +61,29 @@ class FolderSource(Sequence):
 
 
 class TfdsSource(Sequence):
-    """The images of one split of a prepared TFDS data set, still encoded."""
+    """The images or recordings of one split of a prepared TFDS data set, still encoded.
 
-    def __init__(self, data_source, split: str):
-        self._data_source, self._split = data_source, split
+    Args:
+        examples: one dict an example.
+        split: its name.
+        key: of the image or the recording.
+        name_keys: of what names an example; the first one present is used, if it is text and not empty.
+        sample_rate: Hz of recordings that are arrays, None if it is not known.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[dict],
+        split: str,
+        key: str = _IMAGE_KEY,
+        name_keys: Sequence[str] = _IMAGE_NAME_KEYS,
+        sample_rate: int | None = None,
+    ):
+        self._examples, self._split, self._key, self._name_keys = examples, split, key, name_keys
+        self.sample_rate = sample_rate
 
     def __len__(self) -> int:
-        return len(self._data_source)
+        return len(self._examples)
 
     def identity(self) -> str:
         """What a resumed run must find again: number of records of the split."""
@@ -73,15 +96,15 @@ class TfdsSource(Sequence):
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)
-        example = self._data_source[index]
-        name = example.get("name", example.get("file_name", example.get("image/filename", b"")))
+        example = self._examples[index]
+        name = next((example[key] for key in self._name_keys if key in example), b"")
         return Record(
-            name.decode() if isinstance(name, bytes) and name else f"{self._split}[{index}]", example["image"]
+            name.decode() if isinstance(name, bytes) and name else f"{self._split}[{index}]", example[self._key]
         )
 
 
-def folder_source(path: str, split: str) -> FolderSource:
-    """Images of a folder.
+def folder_source(path: str, split: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> FolderSource:
+    """Files of a folder.
 
     A subfolder named like the split (`train`, `validation`, `test`) is the split. Without one, each 20th file (at
     least one) is `validation` and the others are `train`; `all` is every file below the folder.
@@ -89,96 +112,70 @@ def folder_source(path: str, split: str) -> FolderSource:
     Args:
         path: the folder.
         split: `train`, `validation`, `test` or `all`.
+        suffixes: of the files, in lower case: `IMAGE_SUFFIXES` or `AUDIO_SUFFIXES`.
 
     Raises:
-        DataError: no such folder, no image in it, or a split that the folder does not have.
+        DataError: no such folder, no such file in it, or a split that the folder does not have.
     """
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
-        raise DataError(
-            f"{root} is not a folder: --config.data.path must name a folder of {', '.join(IMAGE_SUFFIXES)} files"
-        )
+        raise DataError(f"{root} is not a folder: --config.data.path must name a folder of {', '.join(suffixes)} files")
+    noun = _NOUNS.get(suffixes, "file")
     if split != "all" and (root / split).is_dir():
-        files = _image_files(root / split)
-        if not files:
-            raise DataError(
-                f"{root / split} holds no image: expected {', '.join(IMAGE_SUFFIXES)} files in it or below it"
-            )
-        return FolderSource(root, files)
-    files = _image_files(root)
-    if not files:
-        raise DataError(f"{root} holds no image: expected {', '.join(IMAGE_SUFFIXES)} files in it or below it")
+        return FolderSource(root, _files(root / split, suffixes, noun))
+    files = _files(root, suffixes, noun)
     if split == "all":
         return FolderSource(root, files)
     if split not in ("train", "validation") or any((root / name).is_dir() for name in ("train", "validation", "test")):
         raise DataError(f"{root} has no subfolder {split!r}: make one, or choose other splits (--config.eval.splits)")
     if len(files) < 2:
-        raise DataError(f"{root} holds a single image, which cannot be both trained and validated on: add images")
+        raise DataError(f"{root} holds a single {noun}, which cannot be both trained and validated on: add {noun}s")
     held_out = files[_HOLDOUT_EVERY - 1 :: _HOLDOUT_EVERY] or files[-1:]
     chosen = held_out if split == "validation" else [file for file in files if file not in set(held_out)]
     return FolderSource(root, chosen)
 
 
-def tfds_source(name: str, split: str, data_dir: str | None = None) -> TfdsSource:
+def tfds_source(
+    name: str, split: str, data_dir: str | None = None, key: str | Sequence[str] = _IMAGE_KEY
+) -> TfdsSource:
     """A split of a TFDS data set that was prepared as array_record; TensorFlow is not needed.
 
     Args:
-        name: a data set name below `data_dir` (`coco/2017`), or the path of a prepared version directory. `photos` is
-            prepared on first use.
-        split: a split with TFDS slicing, `train[:90%]`.
+        name: a data set name below `data_dir` (`coco/2017`), or the path of a prepared version directory. `photos` and
+            `speech` are prepared on first use.
+        split: a split with TFDS slicing, `train[:90%]`; splits can be summed, `train_clean100+train_clean360`.
         data_dir: where data sets lie; default: TFDS' own (`~/tensorflow_datasets`, or `TFDS_DATA_DIR`).
+        key: of the feature: `image`, or one or several for audio, such as `AUDIO_KEYS`, of which the first is read
+            that the data set has.
 
     Raises:
-        DataError: no such data set or split, no `image` feature, or a file format without random access.
+        DataError: no such data set, split or feature, or a file format without random access.
     """
-    builder = _photos_builder(data_dir) if name == "photos" else _prepared_builder(name, data_dir)
-    if "image" not in builder.info.features:
+    directory = prepared_directory(name, data_dir)
+    if key == _IMAGE_KEY:
+        return _image_source(name, directory, split)
+    keys = (key,) if isinstance(key, str) else tuple(key)
+    audio = audio_examples(name, directory, split, keys)
+    name_keys = (audio.name_key,) if audio.name_key else ()
+    return TfdsSource(audio.examples, split, audio.key, name_keys, audio.sample_rate)
+
+
+def _files(root: pathlib.Path, suffixes: tuple[str, ...], noun: str) -> list[pathlib.Path]:
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    if not files:
+        raise DataError(f"{root} holds no {noun}: expected {', '.join(suffixes)} files in it or below it")
+    return files
+
+
+def _image_source(name: str, directory: pathlib.Path, split: str) -> TfdsSource:
+    builder = tfds.builder_from_directory(directory)
+    if _IMAGE_KEY not in builder.info.features:
         raise DataError(f"data set {name} has features {', '.join(builder.info.features)}: expected one named image")
     try:
-        data_source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        examples = builder.as_data_source(split, decoders={_IMAGE_KEY: tfds.decode.SkipDecoding()})
     except NotImplementedError as error:
-        raise DataError(
-            f"data set {name} at {builder.data_path} cannot be read at random: "
-            f"prepare it with --file_format=array_record"
-        ) from error
+        raise not_random_access(name, builder.data_path) from error
     except (ValueError, KeyError) as error:
         splits = ", ".join(builder.info.splits)
         raise DataError(f"data set {name} has no split {split!r}: it has {splits}") from error
-    return TfdsSource(data_source, split)
-
-
-def _image_files(root: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-
-
-def _photos_builder(data_dir: str | None) -> tfds.core.DatasetBuilder:
-    from vpvae_jax.data.photos import Photos  # importing it registers the data set with TFDS
-
-    builder = Photos(data_dir=data_dir, file_format="array_record")
-    try:
-        builder.download_and_prepare()
-    except OSError:
-        # Another process prepared it meanwhile and was first to move it to its place.
-        builder = Photos(data_dir=data_dir, file_format="array_record")
-        if not builder.is_prepared():
-            raise
-    return builder
-
-
-def _prepared_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    for candidate in (pathlib.Path(name).expanduser(), root / name):
-        versions = sorted(
-            (info.parent for info in candidate.glob("**/dataset_info.json")),
-            key=lambda directory: [int(part) if part.isdigit() else -1 for part in directory.name.split(".")],
-        )
-        configs = {version.parent for version in versions if version != candidate}
-        if len(configs) > 1:
-            names = ", ".join(sorted(str(config.relative_to(candidate)) for config in configs))
-            raise DataError(f"{candidate} holds several data sets ({names}): name one of them in --config.data.name")
-        if versions:
-            return tfds.builder_from_directory(versions[-1])
-    raise DataError(
-        f"no prepared TFDS data set {name!r} as a path or below {root}: prepare it with "
-        f"`tfds build {name} --file_format=array_record`, or set --config.data.data_dir"
-    )
+    return TfdsSource(examples, split)

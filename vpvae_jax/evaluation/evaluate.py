@@ -15,7 +15,7 @@ import tqdm
 
 from vpvae_jax import metrics
 from vpvae_jax import workdir as layout
-from vpvae_jax.data.pipeline import ImageDecoder, eval_images
+from vpvae_jax.data.images import ImageDecoder, eval_images
 from vpvae_jax.data.sources import Record
 from vpvae_jax.tokenizer import Tokenizer
 

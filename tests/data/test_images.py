@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from vpvae_jax.data.pipeline import ImageDecoder, eval_images, train_batches
+from vpvae_jax.data.images import ImageDecoder, eval_images, train_batches
 from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import DataError
 
