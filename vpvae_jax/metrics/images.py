@@ -1,11 +1,10 @@
-"""Figures of merit. Image metrics take uint8 pixels: what is scored is what would be stored in a file."""
+"""Image metrics take uint8 pixels: what is scored is what would be stored in a file."""
 
 from __future__ import annotations
 
 import dm_pix
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 SSIM_WINDOW = 11  # pixels, side of the smallest image that has an SSIM
 _PEAK = 255.0
@@ -41,24 +40,3 @@ def ssim(reconstruction: jax.Array, original: jax.Array) -> jax.Array:
     """
     images = (image.astype(jnp.float32) / _PEAK for image in (reconstruction, original))
     return dm_pix.ssim(*images, filter_size=SSIM_WINDOW, filter_sigma=1.5)
-
-
-def cvu(counts: np.ndarray) -> float:
-    """Codebook valid usage `exp(H(p)) / K`: the share of the codebook that is in effective use.
-
-    Args:
-        counts: `(K,)` how often each code that exists was used, over a whole evaluation set.
-
-    Returns:
-        A number between 1 / K (collapse) and 1 (all codes alike).
-
-    Raises:
-        ValueError: no token was counted.
-
-    Source: arXiv 2602.17133, evaluation.
-    """
-    counts = np.asarray(counts, np.float64)
-    if counts.sum() <= 0:
-        raise ValueError("CVU needs at least one token: counts are all zero")
-    shares = counts[counts > 0] / counts.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))) / len(counts))
