@@ -78,7 +78,7 @@ class Ours:
     def step(self) -> dict[str, jax.Array]:
         """One update, dispatched as the loop does."""
         images = jax.device_put(self.images, self.program.batch_sharding)
-        self.state, metrics = self.program.step(self.state, images)
+        self.state, metrics = self.program.step(self.state, self.program.frozen, images)
         return metrics
 
     def steps(self, num: int) -> None:
@@ -251,7 +251,7 @@ def measure_input() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(sys.stderr):
         loop.train(config, pathlib.Path(workdir))
         lines = read_metrics(pathlib.Path(workdir))[1:]  # the first decodes the photographs
-    step_seconds = config.train.batch_size / statistics.median(line["images_per_second"] for line in lines)
+    step_seconds = config.train.batch_size / statistics.median(line["examples_per_second"] for line in lines)
     batch_seconds = statistics.mean(alone[NUM_INPUT_BATCHES // 4 :])
     return {
         "what": "input pipeline of configs/photos.py: next(iterator) alone, and what the loop waits for it",

@@ -201,7 +201,8 @@ class TestNetwork:
 
     @pytest.mark.parametrize(("multipliers", "stride"), [((1,), 1), ((1, 2, 2), 4), ((1, 2, 2, 4), 8)])
     def test_downsampling(self, multipliers, stride):
-        assert build.downsampling(load_config(**{"model.channel_multipliers": multipliers})) == stride
+        config = load_config(**{"model.channel_multipliers": multipliers})
+        assert build.modality_of(config).stride(config) == stride
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -211,7 +212,7 @@ def test_every_config_builds(path):
     quantizer = build.build_quantizer(config)
     network = build.build_network(config, quantizer)
     optimizer = build.build_optimizer(config)
-    crop, tokens = config.data.crop, config.data.crop // build.downsampling(config)
+    crop, tokens = config.data.crop, config.data.crop // build.modality_of(config).stride(config)
 
     def start(key):
         images = jnp.zeros((2, crop, crop, 3))

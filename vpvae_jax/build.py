@@ -13,52 +13,40 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
 from vpvae_jax.config_arguments import with_types
-from vpvae_jax.data.images import check_sizes, train_batches
-from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
+from vpvae_jax.data.sources import FolderSource, TfdsSource
 from vpvae_jax.errors import ConfigError
-from vpvae_jax.metrics import SSIM_WINDOW
+from vpvae_jax.modalities import MODALITIES, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
-from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
 from vpvae_jax.quantizers.base import fit_by_kmeans
 
-_MEBIBYTE = 2**20
-_POSITIVE = (
-    "train.num_steps",
-    "train.batch_size",
-    "train.learning_rate",
-    "data.crop",
-    "data.num_threads",
-    "model.channels",
-    "model.num_res_blocks",
-    "model.z_channels",
-    "codebook.crop",
-    "codebook.max_latents",
-    "codebook.max_iterations",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "eval.batch_size",
-    "log.every",
-)
-_NOT_NEGATIVE = (
-    "seed",
-    "data.resize",
-    "data.eval_crop",
-    "data.cache_mib",
-    "train.warmup_steps",
-    "train.clip_norm",
-    "train.final_learning_rate",
-    "eval.num_pictures",
-)
+_REQUIRED = {
+    "train.num_steps": "positive",
+    "train.batch_size": "positive",
+    "train.learning_rate": "positive",
+    "train.warmup_steps": "not negative",
+    "train.clip_norm": "not negative",
+    "train.final_learning_rate": "not negative",
+    "data.crop": "positive",
+    "data.num_threads": "positive",
+    "data.cache_mib": "not negative",
+    "codebook.crop": "positive",
+    "codebook.max_latents": "positive",
+    "codebook.max_iterations": "positive",
+    "checkpoint.every": "positive",
+    "checkpoint.keep": "positive",
+    "eval.batch_size": "positive",
+    "eval.num_pictures": "not negative",
+    "log.every": "positive",
+    "seed": "not negative",
+}
 _CHOICES = {
     "quantizer.name": tuple(QUANTIZERS),
-    "model.name": ("vqgan",),
-    "model.norm": ("group", "layer"),
+    "model.name": tuple(MODALITIES),
     "model.dtype": ("float32", "bfloat16"),
     "train.schedule": ("constant", "cosine"),
     "data.source": ("tfds", "folder"),
@@ -69,9 +57,13 @@ _CHOICES = {
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raise ConfigError for a value that cannot work; the quantizer checks its own."""
     flat = flatten(config)
-    lacking = [key for key in (*_POSITIVE, *_NOT_NEGATIVE, *_CHOICES) if key not in flat]
+    if flat.get("model.name") not in MODALITIES:
+        raise ConfigError(f"model.name={flat.get('model.name')!r}: expected one of {', '.join(MODALITIES)}")
+    modality = modality_of(config)
+    required, all_choices = _REQUIRED | dict(modality.required), _CHOICES | dict(modality.choices)
+    lacking = [key for key in (*required, *all_choices) if key not in flat]
     if lacking:
-        raise ConfigError(f"the config lacks {', '.join(lacking)}: compare it with configs/photos.py")
+        raise ConfigError(f"the config lacks {', '.join(lacking)}: compare it with {modality.reference}")
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value}: expected a finite number (--config.{key}=...)")
@@ -79,13 +71,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"{key}={value}: expected a weight of 0 or more (--config.{key}=...)")
     if config.seed >= 2**31:
         raise ConfigError(f"seed={config.seed}: expected less than 2**31")
-    for key in _POSITIVE:
-        if not flat[key] > 0:
+    for key, kind in required.items():
+        if kind == "positive" and not flat[key] > 0:
             raise ConfigError(f"{key}={flat[key]}: expected a positive number (--config.{key}=...)")
-    for key in _NOT_NEGATIVE:
-        if not flat[key] >= 0:
+        if kind == "not negative" and not flat[key] >= 0:
             raise ConfigError(f"{key}={flat[key]}: expected 0 or more (--config.{key}=...)")
-    for key, choices in _CHOICES.items():
+    for key, choices in all_choices.items():
         if flat[key] not in choices:
             raise ConfigError(f"{key}={flat[key]!r}: expected one of {', '.join(choices)}")
     if not 0 <= config.train.ema_decay < 1:
@@ -96,37 +87,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"train.adam_b1={config.train.adam_b1}, adam_b2={config.train.adam_b2}: expected decays in [0, 1)"
         )
-    multipliers = config.model.channel_multipliers
-    if not multipliers or not all(isinstance(m, int) and m > 0 for m in multipliers):
-        raise ConfigError(
-            f"model.channel_multipliers={config.model.channel_multipliers}: expected positive whole numbers"
-        )
-    if not all(level in range(len(multipliers)) for level in config.model.attention_levels):
-        raise ConfigError(
-            f"model.attention_levels={config.model.attention_levels}: expected levels in 0..{len(multipliers) - 1}"
-        )
-    if 0 < config.data.eval_crop < SSIM_WINDOW:
-        raise ConfigError(f"data.eval_crop={config.data.eval_crop}: expected 0, or at least the {SSIM_WINDOW} of SSIM")
     if config.data.source == "tfds" and config.data.path:
         raise ConfigError(
             f"data.path={config.data.path} is not used with data.source=tfds: "
             f"set --config.data.source=folder to read it"
         )
-    stride = downsampling(config)
-    crops = ("data.crop", "data.eval_crop", "codebook.crop")
-    for key in crops:
-        if flat[key] % stride:
-            raise ConfigError(f"{key}={flat[key]}: expected a multiple of the network's stride {stride}")
-    if config.data.resize and config.data.resize < max(flat[key] for key in crops):
-        raise ConfigError(
-            f"data.resize={config.data.resize} makes images smaller than {', '.join(f'{k}={flat[k]}' for k in crops)}: "
-            f"raise it, lower the crops, or set it to 0 to leave images as they are"
-        )
-    if not config.data.eval_crop and config.eval.batch_size > 1:
-        raise ConfigError(
-            f"eval.batch_size={config.eval.batch_size} needs images of one size: "
-            f"set it to 1, or data.eval_crop to the side of a central crop"
-        )
+    modality.check_config(config)
     quantizer = build_quantizer(config, for_tokens=True)
     codebook_size = quantizer.codebook_size
     if _is_fitted_afterwards(config.quantizer.name) and config.codebook.max_latents < codebook_size:
@@ -170,9 +136,9 @@ def flatten(config: ml_collections.ConfigDict | dict) -> dict[str, Any]:
     return leaves
 
 
-def downsampling(config: ml_collections.ConfigDict) -> int:
-    """f: pixels of a side that become one token."""
-    return 2 ** (len(config.model.channel_multipliers) - 1)
+def modality_of(config: ml_collections.ConfigDict) -> Modality:
+    """What the config's network works on."""
+    return MODALITIES[config.model.name]
 
 
 def build_quantizer(config: ml_collections.ConfigDict, *, for_tokens: bool = False) -> Quantizer:
@@ -211,58 +177,27 @@ def _is_fitted_afterwards(name: str) -> bool:
 
 def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Autoencoder:
     """Encoder, bottleneck as wide as the quantizer asks, decoder."""
-    shared = {
-        "channels": config.model.channels,
-        "channel_multipliers": tuple(config.model.channel_multipliers),
-        "num_res_blocks": config.model.num_res_blocks,
-        "attention_levels": tuple(config.model.attention_levels),
-        "middle_attention": config.model.middle_attention,
-        "norm": config.model.norm,
-        "dtype": jnp.dtype(config.model.dtype),
-    }
-    return Autoencoder(
-        encoder=VQGANEncoder(z_channels=config.model.z_channels, **shared),
-        decoder=VQGANDecoder(**shared),
-        feature_dim=config.model.z_channels,
-        input_dim=quantizer.input_dim,
-        latent_dim=quantizer.latent_dim,
-    )
+    return modality_of(config).build_network(config, quantizer)
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> FolderSource | TfdsSource:
-    """The encoded images of a split."""
-    data = config.data
-    return folder_source(data.path, split) if data.source == "folder" else tfds_source(data.name, split, data.data_dir)
+    """The records of a split."""
+    return modality_of(config).build_source(config, split)
 
 
 def build_batches(
     config: ml_collections.ConfigDict, source: FolderSource | TfdsSource, *, batch_size: int, crop: int, seed: int
 ) -> grain.DatasetIterator:
     """Endless batches of crops of a source, read and augmented as the config says."""
-    data = config.data
-    return train_batches(
-        source,
-        batch_size=batch_size,
-        crop=crop,
-        resize=data.resize,
-        random_crop=data.random_crop,
-        flip=data.flip,
-        seed=seed,
-        num_threads=data.num_threads,
-        cache_bytes=data.cache_mib * _MEBIBYTE,
-    )
+    return modality_of(config).build_batches(config, source, batch_size=batch_size, crop=crop, seed=seed)
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:
-    """Raise DataError for what would else be found hours later: a missing split, images smaller than a crop."""
+    """Raise DataError for what would else be found hours later: a missing split, examples smaller than a crop."""
     train_crop = config.data.crop if config.codebook.source == "memory" else max(config.data.crop, config.codebook.crop)
-    splits = {config.data.train_split: train_crop} | dict.fromkeys(
-        config.eval.splits, config.data.eval_crop or downsampling(config)
-    )
+    splits = {config.data.train_split: train_crop} | dict.fromkeys(config.eval.splits, config.data.eval_crop)
     for split, crop in splits.items():
-        source = build_source(config, split)
-        if not config.data.resize:
-            check_sizes(source, crop=crop)
+        modality_of(config).check_data(config, build_source(config, split), crop)
 
 
 def dataset_name(config: ml_collections.ConfigDict) -> str:

@@ -16,7 +16,7 @@ import tqdm
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.errors import CheckpointError, ConfigError
-from vpvae_jax.tokenizer import Tokenizer, encode_images
+from vpvae_jax.tokenizer import Tokenizer, encode_examples
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
@@ -44,7 +44,8 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
     if config.codebook.source == "memory":
         latents = state.quantizer_state.memory.samples
     else:
-        encode = jax.jit(functools.partial(encode_images, network, quantizer, params["network"]))
+        to_signal = build.modality_of(config).to_signal
+        encode = jax.jit(functools.partial(encode_examples, network, quantizer, to_signal, params["network"]))
         latents = _encode_training_set(encode, config)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(
@@ -66,19 +67,20 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
 
 
 def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array:
-    """At most `codebook.max_latents` latents, as many from each image of the training set.
+    """At most `codebook.max_latents` latents, as many from each example of the training set.
 
-    A set so small that one crop an image would not give as many is gone through several times, with other crops.
+    A set so small that one crop an example would not give as many is gone through several times, with other crops.
     """
     source = build.build_source(config, config.data.train_split)
-    tokens_per_crop = (config.codebook.crop // build.downsampling(config)) ** 2
+    tokens = functools.partial(build.modality_of(config).tokens, config)
+    tokens_per_crop = tokens(config.codebook.crop)
     max_latents = config.codebook.max_latents
     num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
     tokens_kept = min(tokens_per_crop, math.ceil(max_latents / num_crops))
     batches = build.build_batches(
         config,
         source,
-        batch_size=max(1, config.train.batch_size * config.data.crop**2 // config.codebook.crop**2),  # as many pixels
+        batch_size=max(1, config.train.batch_size * tokens(config.data.crop) // tokens_per_crop),  # as in training
         crop=config.codebook.crop,
         seed=config.seed + _FIT_SALT,
     )

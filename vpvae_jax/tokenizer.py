@@ -1,11 +1,13 @@
-"""The product of a training: a tokenizer that turns images into indices and indices into images."""
+"""The product of a training: a tokenizer that turns images or recordings into indices and back."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import flax.traverse_util
@@ -16,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vpvae_jax import build, pixels
+from vpvae_jax import build
 from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
@@ -25,19 +27,30 @@ _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "tokenizer.json"
 
 
-def encode_images(network: Autoencoder, quantizer: Quantizer, params: Any, images: jax.Array) -> jax.Array:
-    """Latents as the decoder sees them without quantization: `(n, h, w, 3)` uint8 to `(n, h / f, w / f, d)`."""
-    z = network.apply({"params": params}, pixels.to_signal(images), method="encode")
+def encode_examples(
+    network: Autoencoder,
+    quantizer: Quantizer,
+    to_signal: Callable[[jax.Array], jax.Array],
+    params: Any,
+    examples: jax.Array,
+) -> jax.Array:
+    """Latents as the decoder sees them without quantization, `(n, ..., d)`, of a batch in stored form."""
+    z = network.apply({"params": params}, to_signal(examples), method="encode")
     return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
 
 
 class Tokenizer:
     """Network, codebook and the config that they were made with.
 
+    An example is an image, uint8 `(h, w, 3)` with sides that are multiples of the stride, whose tokens are
+    `(h / stride, w / stride)`; or a recording, float32 `(samples,)` at 16 kHz of any length, whose tokens are
+    `(ceil(samples / stride),)`. A recording goes through the network in windows that overlap, `model.window`
+    samples long, `eval.batch_size` at a time: memory is bounded whatever its length.
+
     Attributes:
         config: the resolved config of the training.
         codebook_size: number of codes.
-        downsampling: f, pixels of a side that become one token.
+        stride: pixels of a side or samples that become one token.
         step: number of updates the parameters have seen.
     """
 
@@ -46,14 +59,15 @@ class Tokenizer:
         network = build.build_network(config, quantizer)
         self.config, self.step = config, step
         self.codebook_size = quantizer.codebook_size
-        self.downsampling = build.downsampling(config)
+        self.modality = build.modality_of(config)
+        self.stride = self.modality.stride(config)
         self._weights = {"network": params, "codebook": codebook}
 
-        def to_latents(weights, images):
-            return encode_images(network, quantizer, weights["network"], images)
+        def to_latents(weights, examples):
+            return encode_examples(network, quantizer, self.modality.to_signal, weights["network"], examples)
 
-        def to_images(weights, z):
-            return pixels.to_pixels(network.apply({"params": weights["network"]}, z, method="decode"))
+        def to_examples(weights, z):
+            return self.modality.to_stored(network.apply({"params": weights["network"]}, z, method="decode"))
 
         def to_indices(weights, z):
             return quantizer.encode(weights["codebook"], z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
@@ -62,54 +76,59 @@ class Tokenizer:
             z_q = quantizer.decode(weights["codebook"], indices.reshape(-1))
             return z_q.reshape(*indices.shape, quantizer.latent_dim)
 
-        self._to_latents, self._to_images = jax.jit(to_latents), jax.jit(to_images)
+        self._to_latents, self._to_examples = jax.jit(to_latents), jax.jit(to_examples)
         self._to_indices, self._to_codes = jax.jit(to_indices), jax.jit(to_codes)
 
-    def latents(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Latents as the decoder sees them without quantization: `(n, h, w, 3)` uint8 to `(n, h / f, w / f, d)`."""
-        self._check_images(images)
-        return self._to_latents(self._weights, images)
+    def latents(self, examples: np.ndarray | jax.Array) -> jax.Array:
+        """Latents as the decoder sees them without quantization, `(n, ..., d)` float32, of `(n, ...)` examples."""
+        self.modality.check_examples(examples, self.stride)
+        encode = functools.partial(self._to_latents, self._weights)
+        return jnp.asarray(self.modality.encode(self.config, encode, examples))
 
-    def encode(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Tokens of images.
+    def encode(self, examples: np.ndarray | jax.Array) -> jax.Array:
+        """Tokens of examples.
 
         Args:
-            images: `(n, h, w, 3)` uint8, sides multiples of `downsampling`.
+            examples: `(n, h, w, 3)` uint8, or `(n, samples)` float32.
 
         Returns:
-            `(n, h / f, w / f)` int32 indices in 0..codebook_size - 1.
+            `(n, h / stride, w / stride)` or `(n, ceil(samples / stride))` int32 indices in 0..codebook_size - 1.
 
         Raises:
             DataError: another type or shape.
         """
-        return self.encode_latents(self.latents(images))
+        return self.encode_latents(self.latents(examples))
 
     def encode_latents(self, z: jax.Array) -> jax.Array:
-        """Tokens of latents, `(n, h / f, w / f, d)` to `(n, h / f, w / f)` int32."""
+        """Tokens of latents, `(n, ..., d)` to `(n, ...)` int32."""
         return self._to_indices(self._weights, z)
 
     def decode(self, indices: np.ndarray | jax.Array) -> jax.Array:
-        """Images of tokens.
+        """Examples of tokens.
 
         Args:
-            indices: `(n, h / f, w / f)` whole numbers in 0..codebook_size - 1.
+            indices: `(n, rows, columns)` or `(n, tokens)` whole numbers in 0..codebook_size - 1.
 
         Returns:
-            `(n, h, w, 3)` uint8.
+            `(n, rows * stride, columns * stride, 3)` uint8, or `(n, tokens * stride)` float32 in [-1, 1]: cut off what
+            is longer than the recording was.
 
         Raises:
             DataError: indices of codes that do not exist, or not a batch of grids of whole numbers.
         """
-        if indices.ndim != 3 or not jnp.issubdtype(indices.dtype, jnp.integer):
-            raise DataError(f"indices are {indices.dtype} {indices.shape}: expected whole numbers (n, height, width)")
+        axes = self.modality.token_axes
+        if indices.ndim != 1 + axes or not indices.size or not jnp.issubdtype(indices.dtype, jnp.integer):
+            shape = "(n, height, width)" if axes == 2 else "(n, tokens)"
+            raise DataError(f"indices are {indices.dtype} {indices.shape}: expected whole numbers {shape}")
         lowest, highest = int(indices.min()), int(indices.max())
         if lowest < 0 or highest >= self.codebook_size:
             raise DataError(f"indices run from {lowest} to {highest} but codes are 0..{self.codebook_size - 1}")
         return self.decode_latents(self._to_codes(self._weights, jnp.asarray(indices, jnp.int32)))
 
     def decode_latents(self, z: jax.Array) -> jax.Array:
-        """Images of latents that were not quantized, `(n, h / f, w / f, d)` to `(n, h, w, 3)` uint8."""
-        return self._to_images(self._weights, z)
+        """Examples of latents that were not quantized, `(n, ..., d)`; see `decode`."""
+        decode = functools.partial(self._to_examples, self._weights)
+        return jnp.asarray(self.modality.decode(self.config, decode, z))
 
     def save(self, directory: pathlib.Path | str) -> None:
         """Write `weights.safetensors` and `tokenizer.json`; an older directory is replaced once both are written."""
@@ -152,12 +171,3 @@ class Tokenizer:
             raise CheckpointError(
                 f"the tokenizer in {directory} is damaged ({error}): fit it again (--mode=fit_codebook)"
             ) from error
-
-    def _check_images(self, images: np.ndarray | jax.Array) -> None:
-        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise DataError(f"images are {images.dtype} {images.shape}: expected uint8 (n, height, width, 3)")
-        if images.shape[1] % self.downsampling or images.shape[2] % self.downsampling:
-            raise DataError(
-                f"images have {images.shape[1]} x {images.shape[2]} pixels: "
-                f"expected multiples of {self.downsampling}, crop them"
-            )

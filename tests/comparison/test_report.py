@@ -9,6 +9,10 @@ from vpvae_jax.comparison.output_distribution import uniform_outputs
 from vpvae_jax.quantizers import fsp, fsq
 
 
+def _rate(num_codes):
+    return np.log2(num_codes) / 16
+
+
 def row(method, seed, psnr, *, codebook_size=256, num_codes=256):
     figures = {"psnr_db": psnr, "psnr_db_continuous": psnr + 1, "ssim": 0.5, "cvu": 0.25}
     identity = {"method": method, "codebook_size": codebook_size, "seed": seed, "num_codes": num_codes}
@@ -39,7 +43,9 @@ def test_table_goes_by_codebook_size_and_leaves_out_what_is_not_asked_for():
 def test_report_draws_every_figure(tmp_path):
     record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)])
     record(tmp_path, "curves", [row("vp", 0, 20.0 + step) | {"step": step} for step in (1, 2)])
-    paths = report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
+    paths = report.write_report(
+        tmp_path, rate=_rate, rate_unit="pixel", methods=["vp"], ablations=["vp_auto"], curve_split="test"
+    )
     figures = ["over_training.png", "rate_distortion.png", "output_distribution.png"]
     assert [path.name for path in paths] == ["table.md", *figures]
     assert all(path.stat().st_size > 0 for path in paths)
@@ -47,7 +53,9 @@ def test_report_draws_every_figure(tmp_path):
 
 def test_ablations_have_a_table_of_their_own(tmp_path):
     record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp_auto", 0, 24.0)])
-    report.write_report(tmp_path, downsampling=4, methods=["vp"], ablations=["vp_auto"], curve_split="test")
+    report.write_report(
+        tmp_path, rate=_rate, rate_unit="pixel", methods=["vp"], ablations=["vp_auto"], curve_split="test"
+    )
     first, second = (tmp_path / "table.md").read_text().split("\n\n")
     assert ("| vp |" in first, "| vp_auto |" in first) == (True, False)
     assert ("| vp |" in second, "| vp_auto |" in second) == (False, True)

@@ -53,7 +53,7 @@ def test_the_program_donates_the_state():
     program = loop.compile_program(config)
     state = jax.device_put(loop.new_state(config), program.state_sharding)
     images = np.zeros((config.train.batch_size, config.data.crop, config.data.crop, 3), np.uint8)
-    new_state, _ = program.step(state, jax.device_put(images, program.batch_sharding))
+    new_state, _ = program.step(state, program.frozen, jax.device_put(images, program.batch_sharding))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert int(new_state.step) == 1
 

@@ -19,13 +19,17 @@ def _parts(**overrides):
     config = tiny.config("", **overrides)
     quantizer = build.build_quantizer(config)
     network = build.build_network(config, quantizer)
+    modality = build.modality_of(config)
+    loss = modality.build_loss(config)
     step = make_train_step(
         network=network,
         quantizer=quantizer,
         optimizer=build.build_optimizer(config),
+        to_signal=modality.to_signal,
+        reconstruction_loss=loss.function,
         ema_decay=config.train.ema_decay,
     )
-    return config, step
+    return config, lambda state, images: step(state, loss.params, images)
 
 
 def _images(num=4, size=16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
 
@@ -48,9 +49,11 @@ def compare(
                     failure = _do(comparison, todo, results, workdir, num_jobs)
     if not records.read(results, "runs"):
         raise UserError(failure or f"{results} records no run: run without --report_only")
+    config = grid.run_config(comparison, jobs[0].run)
     paths = report.write_report(
         results,
-        downsampling=build.downsampling(grid.run_config(comparison, jobs[0].run)),
+        rate=functools.partial(build.modality_of(config).rate, config),
+        rate_unit=build.modality_of(config).rate_unit,
         methods=list(dict(comparison.methods)),
         ablations=list(dict(comparison.ablations)),
         curve_split=comparison.curve_split,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.figure
@@ -25,13 +25,20 @@ Row = dict[str, Any]
 
 
 def write_report(
-    directory: pathlib.Path, *, downsampling: int, methods: list[str], ablations: list[str], curve_split: str
+    directory: pathlib.Path,
+    *,
+    rate: Callable[[int], float],
+    rate_unit: str,
+    methods: list[str],
+    ablations: list[str],
+    curve_split: str,
 ) -> list[pathlib.Path]:
     """Write `table.md` and the figures beside the CSV files.
 
     Args:
         directory: where the CSV files lie.
-        downsampling: f, for the rate in bits a pixel.
+        rate: bits per `rate_unit` by number of codes.
+        rate_unit: "pixel", "second".
         methods: in the order in which tables show them.
         ablations: variants of methods, which get a table of their own.
         curve_split: split of curves and refits.
@@ -43,7 +50,7 @@ def write_report(
     tables = [markdown_table(runs, methods)]
     figures = {
         "over_training.png": _draw_over_training(curves, methods, curve_split),
-        "rate_distortion.png": _draw_rate_distortion(runs, refits, downsampling, methods, curve_split),
+        "rate_distortion.png": _draw_rate_distortion(runs, refits, rate, rate_unit, methods, curve_split),
         "output_distribution.png": draw_output_distribution(),
     }
     if any(row["method"] in ablations for row in runs):
@@ -117,14 +124,16 @@ def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matp
 
 
 def _draw_rate_distortion(
-    runs: list[Row], refits: list[Row], downsampling: int, order: list[str], split: str
+    runs: list[Row],
+    refits: list[Row],
+    rate: Callable[[int], float],
+    rate_unit: str,
+    order: list[str],
+    split: str,
 ) -> matplotlib.figure.Figure:
-    """PSNR against bits a pixel: trained for each K, and one training with several codebooks."""
+    """PSNR against the rate: trained for each K, and one training with several codebooks."""
     figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-
-    def rate(num_codes):
-        return math.log2(num_codes) / downsampling**2
 
     for (method,), group in _grouped(runs, ("method",), order):
         sizes = sorted({row["num_codes"] for row in group})
@@ -140,7 +149,7 @@ def _draw_rate_distortion(
         style = _REFIT_STYLES[sorted({row["codebook_size"] for row in refits}).index(trained_at) % len(_REFIT_STYLES)]
         color = _style(method, order)["color"]
         axes.plot([rate(size) for size in sizes], values, style, label=label, color=color)
-    axes.set(xlabel="bits per pixel", ylabel=f"PSNR on {split}, dB")
+    axes.set(xlabel=f"bits per {rate_unit}", ylabel=f"PSNR on {split}, dB")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=8)

@@ -67,7 +67,7 @@ def evaluate(
     pictures: list[Picture] = []
     decoder = ImageDecoder(resize)
     bar = tqdm.tqdm(total=len(source), unit="image", desc=f"evaluating {name}")
-    remaining = eval_images(source, decoder, crop=crop, multiple=tokenizer.downsampling)
+    remaining = eval_images(source, decoder, crop=crop, multiple=tokenizer.stride)
     while batch := list(itertools.islice(remaining, batch_size)):
         original = np.stack([image for _, image in batch])
         # The last batch is filled up, so that one program serves all; what was added is cut off again.

@@ -22,7 +22,7 @@ _CURVES = {
     "acceptance_rate": "acceptance rate",
     "move_length": "mean move of a latent",
     "gradient_norm": "gradient norm",
-    "images_per_second": "images / s",
+    "examples_per_second": "examples / s",
 }
 
 

@@ -6,10 +6,9 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -28,7 +27,8 @@ _GIBIBYTE = 2**30
 class Program(NamedTuple):
     """The compiled step of a run and where its arguments belong."""
 
-    step: jax.stages.Compiled  # (state, images) -> state, metrics; the state is donated
+    step: jax.stages.Compiled  # (state, frozen, batch) -> state, metrics; the state is donated
+    frozen: Any  # parameters of the reconstruction loss, where they belong
     state_sharding: NamedSharding
     batch_sharding: NamedSharding
     compile_seconds: float
@@ -64,25 +64,29 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def compile_program(config: ml_collections.ConfigDict) -> Program:
     """Compile the step of a config's run over a mesh of all local devices, from shapes alone: nothing is computed."""
     quantizer = build.build_quantizer(config)
+    modality = build.modality_of(config)
+    loss = modality.build_loss(config)
     train_step = make_train_step(
         network=build.build_network(config, quantizer),
         quantizer=quantizer,
         optimizer=build.build_optimizer(config),
-        l1_weight=config.loss.l1_weight,
+        to_signal=modality.to_signal,
+        reconstruction_loss=loss.function,
         ema_decay=config.train.ema_decay,
     )
     mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     jitted_step = jax.jit(
         train_step,
-        in_shardings=(replicated, batch_sharded),
+        in_shardings=(replicated, replicated, batch_sharded),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    images = jax.ShapeDtypeStruct((config.train.batch_size, config.data.crop, config.data.crop, 3), jnp.uint8)
+    frozen = jax.device_put(loss.params, replicated)
+    batch = modality.batch_shape(config.train.batch_size, config.data.crop)
     start = time.perf_counter()
-    compiled = jitted_step.lower(abstract_state(config), images).compile()
-    return Program(compiled, replicated, batch_sharded, time.perf_counter() - start)
+    compiled = jitted_step.lower(abstract_state(config), frozen, batch).compile()
+    return Program(compiled, frozen, replicated, batch_sharded, time.perf_counter() - start)
 
 
 def memory_need(compiled: jax.stages.Compiled) -> str:
@@ -113,19 +117,19 @@ def abstract_state(config: ml_collections.ConfigDict) -> TrainState:
 
 
 def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array], TrainState]:
-    quantizer = build.build_quantizer(config)
+    quantizer, modality = build.build_quantizer(config), build.modality_of(config)
     return functools.partial(
         init_state,
         network=build.build_network(config, quantizer),
         quantizer=quantizer,
         optimizer=build.build_optimizer(config),
-        image_shape=(config.data.crop, config.data.crop, 3),
+        signal_shape=jax.eval_shape(modality.to_signal, modality.batch_shape(1, config.data.crop)).shape[1:],
         use_ema=config.train.ema_decay > 0,
     )
 
 
 def _check_same_data(identity: str, path: pathlib.Path, is_resuming: bool) -> None:
-    """A resumed run goes on in the order of the images; with others it would silently be another run."""
+    """A resumed run goes on in the order of the examples; with others it would silently be another run."""
     stored = layout.read_json(path)["train"] if is_resuming and path.exists() else identity
     if stored != identity:
         raise DataError(
@@ -137,13 +141,16 @@ def _check_same_data(identity: str, path: pathlib.Path, is_resuming: bool) -> No
 
 def _run(program, state, iterator, checkpoints, config, workdir) -> None:
     start_step, num_steps = int(state.step), config.train.num_steps
-    with Progress(workdir, start_step=start_step, num_steps=num_steps, batch_size=config.train.batch_size) as progress:
+    unit = build.modality_of(config).unit
+    with Progress(
+        workdir, start_step=start_step, num_steps=num_steps, batch_size=config.train.batch_size, unit=unit
+    ) as progress:
         for step in range(start_step + 1, num_steps + 1):
             # The step is dispatched and runs while the next batch is read and the figures of earlier steps are logged.
             start = time.perf_counter()
-            images = next(iterator)
+            batch = next(iterator)
             input_seconds = time.perf_counter() - start
-            state, metrics = program.step(state, jax.device_put(images, program.batch_sharding))
+            state, metrics = program.step(state, program.frozen, jax.device_put(batch, program.batch_sharding))
             progress.report()
             progress.add(metrics, input_seconds)
             is_saving = step % config.checkpoint.every == 0 or step == num_steps

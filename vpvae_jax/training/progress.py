@@ -24,11 +24,12 @@ class Progress:
         workdir: see `MetricLog`.
         start_step: number of updates already done.
         num_steps: number of updates of the whole run.
-        batch_size: images a step.
+        batch_size: examples a step.
+        unit: what one example is called.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, start_step: int, num_steps: int, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, workdir: pathlib.Path, *, start_step: int, num_steps: int, batch_size: int, unit: str):
+        self._batch_size, self._unit = batch_size, unit
         self._log = MetricLog(workdir, start_step)
         self._bar = tqdm.tqdm(total=num_steps, initial=start_step, unit="step", desc="training", smoothing=0.1)
         self._pending: list[Metrics] = []
@@ -66,7 +67,7 @@ class Progress:
         (step, pending, input_seconds), self._ended = self._ended, None
         values = _mean_of_finite(pending, step)
         now = time.perf_counter()
-        values["images_per_second"] = len(pending) * self._batch_size / (now - self._since)
+        values["examples_per_second"] = len(pending) * self._batch_size / (now - self._since)
         values["input_share"] = input_seconds / (now - self._since)
         self._since = now
         self._log.write(step, values)
@@ -76,7 +77,7 @@ class Progress:
         shown = {"loss": f"{values['loss']:.4f}"}
         if "acceptance_rate" in values:
             shown["acceptance"] = f"{values['acceptance_rate']:.2f}"
-        shown["images/s"] = f"{values['images_per_second']:.0f}"
+        shown[f"{self._unit}s/s"] = f"{values['examples_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(num_steps)
 

@@ -29,7 +29,7 @@ def init_state(
     network: Autoencoder,
     quantizer: Quantizer,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    signal_shape: tuple[int, ...],
     use_ema: bool,
 ) -> TrainState:
     """State before the first step; jit it, all shapes are static.
@@ -39,12 +39,12 @@ def init_state(
         network: the autoencoder.
         quantizer: the method.
         optimizer: its state is initialised for all parameters.
-        image_shape: (height, width, channels) of a training image.
+        signal_shape: of one training example as the network sees it.
         use_ema: keep a running mean of the parameters.
     """
     network_key, quantizer_key, run_key = jax.random.split(key, 3)
     quantizer_params, quantizer_state = quantizer.init(quantizer_key)
-    network_params = network.init(network_key, jnp.zeros((1, *image_shape)))["params"]
+    network_params = network.init(network_key, jnp.zeros((1, *signal_shape)))["params"]
     params = {"network": network_params, "quantizer": quantizer_params}
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from vpvae_jax import losses, pixels
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
 from vpvae_jax.training.state import TrainState
@@ -21,20 +21,24 @@ def make_train_step(
     network: Autoencoder,
     quantizer: Quantizer,
     optimizer: optax.GradientTransformation,
-    l1_weight: float = 1.0,
+    to_signal: Callable[[jax.Array], jax.Array],
+    reconstruction_loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Metrics]],
     ema_decay: float = 0.0,
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
-    """A pure function `(state, images) -> state, metrics`; metrics are float32 scalars.
+) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]:
+    """A pure function `(state, frozen, batch) -> state, metrics`; metrics are float32 scalars.
+
+    `frozen` are the parameters of the reconstruction loss, which no update changes.
 
     Args:
         network: the autoencoder.
         quantizer: the method; its loss is added to the reconstruction loss.
         optimizer: of all parameters.
-        l1_weight: weight of the mean absolute error.
+        to_signal: from a batch as stored to what the network sees.
+        reconstruction_loss: `(frozen, reconstruction, signal) -> loss, its parts`.
         ema_decay: of the running mean of the parameters, used if the state holds one.
     """
 
-    def loss_of(params, quantizer_state, signal, key):
+    def loss_of(params, frozen, quantizer_state, signal, key):
         z = network.apply({"params": params["network"]}, signal, method="encode")
         flat = z.reshape(-1, quantizer.input_dim)
         z_tilde, quantizer_state, quantizer_loss, info = quantizer.train(
@@ -42,15 +46,15 @@ def make_train_step(
         )
         z_tilde = z_tilde.reshape(*z.shape[:-1], quantizer.latent_dim)
         reconstruction = network.apply({"params": params["network"]}, z_tilde, method="decode")
-        l1 = losses.l1(reconstruction, signal)
-        loss = l1_weight * l1 + quantizer_loss
-        return loss, (quantizer_state, {"loss": loss, "l1": l1, "quantizer_loss": quantizer_loss, **info})
+        loss, parts = reconstruction_loss(frozen, reconstruction, signal)
+        loss += quantizer_loss
+        return loss, (quantizer_state, {"loss": loss, **parts, "quantizer_loss": quantizer_loss, **info})
 
-    def train_step(state: TrainState, images: jax.Array) -> tuple[TrainState, Metrics]:
-        signal = pixels.to_signal(images)
+    def train_step(state: TrainState, frozen: Any, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        signal = to_signal(batch)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
         gradient, (quantizer_state, metrics) = jax.grad(loss_of, has_aux=True)(
-            state.params, state.quantizer_state, signal, key
+            state.params, frozen, state.quantizer_state, signal, key
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,10 @@
+"""What differs between images and audio, behind one protocol; everything else is written once."""
+
+from vpvae_jax.modalities.audio import AUDIO
+from vpvae_jax.modalities.base import Examples, Loss, Modality
+from vpvae_jax.modalities.images import IMAGES
+
+MODALITIES = {"vqgan": IMAGES, "sqcodec": AUDIO}
+"""By the name of the network."""
+
+__all__ = ["MODALITIES", "Examples", "Loss", "Modality"]
