@@ -8,6 +8,7 @@ import pytest
 
 from vpvae_jax import build, config_arguments
 from vpvae_jax.errors import ConfigError
+from vpvae_jax.modalities import IMAGES
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 PHOTOS = pathlib.Path(__file__).parents[1] / "configs" / "photos.py"
@@ -27,17 +28,24 @@ def refusal(check, **values):
     return message
 
 
+_CHOICES = build.choices_of(IMAGES)
+
+
+def _keys(kind):
+    return [key for key, bound in build.bounds(IMAGES).items() if bound == kind]
+
+
 class TestCheckConfig:
     def test_default_passes(self):
         build.check_config(load_config())
 
-    @pytest.mark.parametrize("key", build._POSITIVE)
+    @pytest.mark.parametrize("key", _keys("positive"))
     @pytest.mark.parametrize("value", [0, -1])
     def test_what_must_be_positive(self, key, value):
         value = type(build.flatten(load_config())[key])(value)
         assert refusal(build.check_config, **{key: value}).startswith(f"{key}={value}: expected a positive number")
 
-    @pytest.mark.parametrize("key", build._NOT_NEGATIVE)
+    @pytest.mark.parametrize("key", _keys("not negative"))
     def test_what_may_be_zero_but_not_less(self, key):
         kind = type(build.flatten(load_config())[key])
         build.check_config(load_config(**{key: kind(0)}))
@@ -47,11 +55,11 @@ class TestCheckConfig:
     def test_not_a_number(self, key):
         assert key in refusal(build.check_config, **{key: math.nan})
 
-    @pytest.mark.parametrize("key", build._CHOICES)
+    @pytest.mark.parametrize("key", _CHOICES)
     def test_unknown_names_are_answered_with_the_known(self, key):
         message = refusal(build.check_config, **{key: "unheard-of"})
         assert message.startswith(f"{key}='unheard-of': expected one of ")
-        assert all(choice in message for choice in build._CHOICES[key])
+        assert all(choice in message for choice in _CHOICES[key])
 
     @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5])
     def test_ema_decay(self, decay):

@@ -60,7 +60,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if flat.get("model.name") not in MODALITIES:
         raise ConfigError(f"model.name={flat.get('model.name')!r}: expected one of {', '.join(MODALITIES)}")
     modality = modality_of(config)
-    required, all_choices = _REQUIRED | dict(modality.required), _CHOICES | dict(modality.choices)
+    required, all_choices = bounds(modality), choices_of(modality)
     lacking = [key for key in (*required, *all_choices) if key not in flat]
     if lacking:
         raise ConfigError(f"the config lacks {', '.join(lacking)}: compare it with {modality.reference}")
@@ -123,6 +123,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             f"train.batch_size={config.train.batch_size} does not divide over {jax.local_device_count()} devices: "
             f"choose a multiple"
         )
+
+
+def bounds(modality: Modality) -> dict[str, str]:
+    """Numbers that every config of the modality has, by key: "positive" or "not negative"."""
+    return _REQUIRED | dict(modality.required)
+
+
+def choices_of(modality: Modality) -> dict[str, tuple[str, ...]]:
+    """Words that every config of the modality has, by key: which they may be."""
+    return _CHOICES | dict(modality.choices)
 
 
 def flatten(config: ml_collections.ConfigDict | dict) -> dict[str, Any]:

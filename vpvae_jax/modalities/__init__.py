@@ -7,4 +7,4 @@ from vpvae_jax.modalities.images import IMAGES
 MODALITIES = {"vqgan": IMAGES, "sqcodec": AUDIO}
 """By the name of the network."""
 
-__all__ = ["MODALITIES", "Examples", "Loss", "Modality"]
+__all__ = ["AUDIO", "IMAGES", "MODALITIES", "Examples", "Loss", "Modality"]
