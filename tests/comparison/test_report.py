@@ -73,7 +73,7 @@ def test_curves_show_usage_fidelity_and_the_cost_of_quantization():
 
 def test_rate_is_bits_of_an_index_over_the_pixels_of_a_token():
     runs = [row("vp", 0, 25.0), row("vp", 1, 27.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)]
-    figure = report._draw_rate_distortion(runs, [], 4, ["vp"], "test")
+    figure = report._draw_rate_distortion(runs, [], _rate, "pixel", ["vp"], "test")
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_xydata(), [[6 / 16, 24.0], [8 / 16, 26.0]])
 
