@@ -174,7 +174,7 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel`, `(..., c)` with `(c, features)`.
 
     JAX's own gradient of the kernel is the transpose of a product, for which XLA's CPU backend copies what comes before
-    it in transposed order: 63 of the 160 ms of a unit's gradient at (8, 9600, 16).
+    it in transposed order: the costliest instruction in a trace of a unit's gradient at (8, 9600, 16).
     """
     return x @ kernel
 
@@ -221,7 +221,7 @@ snake.defvjp(_snake_forward, _snake_backward)
 
 
 def _sine_and_cosine(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine up to a sign that is the same for both, to 2e-7 for moderate angles."""
+    """Sine and cosine up to a sign that is the same for both, to 2.1e-7 for angles up to 300 (measured)."""
     half_turns = jnp.round(theta * (1 / math.pi))
     r = (theta - half_turns * _PI_HIGH) - half_turns * _PI_LOW  # in [-pi / 2, pi / 2]
     square = r * r
