@@ -220,17 +220,19 @@ def test_every_config_builds(path):
     quantizer = build.build_quantizer(config)
     network = build.build_network(config, quantizer)
     optimizer = build.build_optimizer(config)
-    crop, tokens = config.data.crop, config.data.crop // build.modality_of(config).stride(config)
+    modality = build.modality_of(config)
+    batch = modality.batch_shape(2, config.data.crop)
 
     def start(key):
-        images = jnp.zeros((2, crop, crop, 3))
-        variables = network.init(key, images)
-        z = network.apply(variables, images, method="encode")
-        return z, network.apply(variables, images), optimizer.init(variables["params"]), quantizer.init(key)
+        signal = modality.to_signal(jnp.zeros(batch.shape, batch.dtype))
+        variables = network.init(key, signal)
+        z = network.apply(variables, signal, method="encode")
+        return signal, z, network.apply(variables, signal), optimizer.init(variables["params"]), quantizer.init(key)
 
-    z, reconstruction, _, _ = jax.eval_shape(start, jax.random.key(0))
-    assert z.shape == (2, tokens, tokens, quantizer.input_dim)
-    assert reconstruction.shape == (2, crop, crop, 3)
+    signal, z, reconstruction, _, _ = jax.eval_shape(start, jax.random.key(0))
+    assert math.prod(z.shape[:-1]) == 2 * modality.tokens(config, config.data.crop)
+    assert z.shape[-1] == quantizer.input_dim
+    assert reconstruction.shape == signal.shape
 
 
 class TestFlatten:

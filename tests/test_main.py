@@ -52,8 +52,8 @@ def test_train_leaves_everything_that_is_promised(trained):
     assert (trained / "checkpoints" / "6").is_dir()
     results = json.loads((trained / "eval" / "photos-test.json").read_text())
     promised = {"psnr_db", "ssim", "psnr_db_continuous", "cvu", "codebook_size", "num_codes_used", "num_tokens"}
-    assert promised | {"num_images", "step", "config"} <= results.keys()
-    assert results["num_images"] == 2
+    assert promised | {"num_examples", "step", "config"} <= results.keys()
+    assert results["num_examples"] == 2
     assert results["num_tokens"] == 2 * (64 // 2) ** 2
     assert results["step"] == 6
     assert results["config"]["train"]["num_steps"] == 6
@@ -159,7 +159,7 @@ def test_folder_with_damaged_images_trains_and_counts_them(tmp_path, data_dir, c
     config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
     main.run(config, tmp_path / "run", "train")
     results = json.loads((tmp_path / "run" / "eval" / "photos-all.json").read_text())
-    assert (results["num_images"], results["num_skipped"]) == (6, 2)
+    assert (results["num_examples"], results["num_skipped"]) == (6, 2)
 
 
 def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):

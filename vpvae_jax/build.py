@@ -19,7 +19,7 @@ import optax
 from vpvae_jax.config_arguments import with_types
 from vpvae_jax.data.sources import FolderSource, TfdsSource
 from vpvae_jax.errors import ConfigError
-from vpvae_jax.modalities import MODALITIES, Modality
+from vpvae_jax.modalities import MODALITIES, Examples, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
 from vpvae_jax.quantizers.base import fit_by_kmeans
@@ -200,6 +200,11 @@ def build_batches(
 ) -> grain.DatasetIterator:
     """Endless batches of crops of a source, read and augmented as the config says."""
     return modality_of(config).build_batches(config, source, batch_size=batch_size, crop=crop, seed=seed)
+
+
+def examples(config: ml_collections.ConfigDict, split: str) -> Examples:
+    """What an evaluation of a split goes through."""
+    return modality_of(config).examples(config, build_source(config, split))
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 
 STFT_SIZES = (32, 64, 128, 256, 512, 1024)  # samples
 _HOPS_PER_WINDOW = 4
-_MAGNITUDE_FLOOR = 1e-8
 _TINY = 1e-30  # under the root of a power spectrum: keeps the gradient at silence finite
 
 
@@ -17,23 +16,27 @@ def l1(reconstruction: jax.Array, signal: jax.Array) -> jax.Array:
     return jnp.mean(jnp.abs(reconstruction.astype(jnp.float32) - signal))
 
 
-def multi_scale_stft(reconstruction: jax.Array, waveforms: jax.Array, sizes: tuple[int, ...] = STFT_SIZES) -> jax.Array:
+def multi_scale_stft(
+    reconstruction: jax.Array, waveforms: jax.Array, sizes: tuple[int, ...] = STFT_SIZES, *, floor: float = 1e-8
+) -> jax.Array:
     """Distance of short-time spectra at several resolutions, the mean over them.
 
-    At each: `mean | |S| - |S'| | + mean | log10 |S|^2 - log10 |S'|^2 |`, magnitudes floored at 1e-8 in the logarithm;
+    At each: `mean | |S| - |S'| | + mean | log10 |S|^2 - log10 |S'|^2 |`, magnitudes raised to a floor in the logarithm;
     periodic Hann windows every quarter of their length, centred, the ends reflected.
 
     Args:
         reconstruction: `(n, samples)`.
         waveforms: the same shape; more samples than half the largest size.
         sizes: window lengths in samples.
+        floor: of a magnitude in the logarithm. The logarithm's gradient is up to `1 / floor`: the published 1e-8 lets
+            single silent bins outweigh all others.
 
     Source: arXiv 2504.04949's public training code.
     """
     total = jnp.zeros(())
     for size in sizes:
         ours, theirs = magnitudes(reconstruction, size), magnitudes(waveforms, size)
-        logs = (2 * jnp.log10(jnp.maximum(magnitude, _MAGNITUDE_FLOOR)) for magnitude in (ours, theirs))
+        logs = (2 * jnp.log10(jnp.maximum(magnitude, floor)) for magnitude in (ours, theirs))
         total += l1(ours, theirs) + l1(*logs)
     return total / len(sizes)
 

@@ -69,7 +69,7 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         _evaluate(config, workdir)
     if mode in ("train", "report"):
         pictures = report.write_report(workdir)
-        print(f"\n{report.table(report.read_results(workdir))}\n")
+        print(f"\n{report.table(report.read_results(workdir), build.modality_of(config).figures)}\n")
         for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
             print(path)
 
@@ -83,16 +83,9 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
     tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
     for split in config.eval.splits:
         name = f"{build.dataset_name(config)}-{split}"
-        results, counts, pictures = evaluate(
-            tokenizer,
-            build.build_source(config, split),
-            name=name,
-            crop=config.data.eval_crop,
-            resize=config.data.resize,
-            batch_size=config.eval.batch_size,
-            num_pictures=config.eval.num_pictures,
-        )
-        print(write_results(workdir, name, results | {"config": config.to_dict()}, counts, pictures))
+        examples = build.examples(config, split)
+        results, counts, kept = evaluate(tokenizer, examples, name=name, num_kept=config.eval.num_pictures)
+        print(write_results(workdir, name, results | {"config": config.to_dict()}, counts, kept))
 
 
 def _main(argv: list[str]) -> None:

@@ -7,15 +7,22 @@ import PIL.Image
 import pytest
 import skimage.metrics
 
+from vpvae_jax.data.images import ImageDecoder, eval_images
 from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import CheckpointError
 from vpvae_jax.evaluation.evaluate import evaluate
+from vpvae_jax.modalities import Examples
 from vpvae_jax.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(trained):
     return Tokenizer.load(trained / "tokenizer")
+
+
+def _examples(records, crop, batch_size=1):
+    decoder = ImageDecoder()
+    return Examples(eval_images(records, decoder, crop=crop, multiple=2), len(records), decoder.unreadable, batch_size)
 
 
 def _records(sizes):
@@ -32,7 +39,7 @@ def _records(sizes):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
     records = _records([(32, 32)] * 4)
-    results, counts, pictures = evaluate(tokenizer, records, name="x", crop=32, batch_size=batch_size, num_pictures=2)
+    results, counts, pictures = evaluate(tokenizer, _examples(records, 32, batch_size), name="x", num_kept=2)
     originals = np.stack([np.asarray(PIL.Image.open(io.BytesIO(record.encoded))) for record in records])
     indices = np.asarray(tokenizer.encode(originals))
     decoded = np.asarray(tokenizer.decode(indices))
@@ -45,11 +52,11 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
     ]
     assert results["psnr_db"] == pytest.approx(np.mean(psnr), abs=1e-3)
     assert results["ssim"] == pytest.approx(np.mean(ssim), abs=1e-3)
-    assert [image["psnr_db"] for image in results["images"]] == pytest.approx(psnr, abs=1e-3)
+    assert [image["psnr_db"] for image in results["examples"]] == pytest.approx(psnr, abs=1e-3)
     np.testing.assert_array_equal(counts, np.bincount(indices.ravel(), minlength=16))
     shares = counts[counts > 0] / counts.sum()
     assert results["cvu"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()) / 16)
-    assert (results["num_images"], results["num_tokens"], results["num_skipped"]) == (4, 4 * 16 * 16, 0)
+    assert (results["num_examples"], results["num_tokens"], results["num_skipped"]) == (4, 4 * 16 * 16, 0)
     assert results["num_codes_used"] == (counts > 0).sum()
     assert len(pictures) == 2
     np.testing.assert_array_equal(pictures[1].original, originals[1])
@@ -57,7 +64,7 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
 
 
 def test_whole_images_of_several_sizes(tokenizer):
-    results, counts, pictures = evaluate(tokenizer, _records([(33, 40), (24, 25)]), name="x", crop=0, num_pictures=2)
+    results, counts, pictures = evaluate(tokenizer, _examples(_records([(33, 40), (24, 25)]), 0), name="x", num_kept=2)
     assert [picture.original.shape for picture in pictures] == [(32, 40, 3), (24, 24, 3)]
     assert counts.sum() == results["num_tokens"] == 16 * 20 + 12 * 12
 
@@ -65,9 +72,10 @@ def test_whole_images_of_several_sizes(tokenizer):
 def test_unreadable_images_are_counted_and_do_not_enter_the_mean(tokenizer):
     good = _records([(32, 32)] * 2)
     bad = [Record("cut.png", good[0].encoded[:60]), Record("empty.png", b"")]
-    clean, _, _ = evaluate(tokenizer, good, name="x", crop=32)
-    mixed, _, _ = evaluate(tokenizer, [bad[0], good[0], bad[1], good[1]], name="x", crop=32)
+    clean, _, _ = evaluate(tokenizer, _examples(good, 32), name="x")
+    mixed, _, _ = evaluate(tokenizer, _examples([bad[0], good[0], bad[1], good[1]], 32), name="x")
     assert mixed["num_skipped"] == 2
+    assert [skipped["record"] for skipped in mixed["skipped"]] == [0, 2]
     assert mixed["psnr_db"] == clean["psnr_db"]
 
 

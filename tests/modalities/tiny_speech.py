@@ -41,7 +41,13 @@ def config(overrides=None) -> ml_collections.ConfigDict:
         "context": 480,
         "dtype": "float32",
     }
-    config.loss = {"l1_weight": 100.0, "stft_weight": 1.0, "whisper_weight": 0.0, "whisper_weights": ""}
+    config.loss = {
+        "l1_weight": 100.0,
+        "stft_weight": 1.0,
+        "stft_floor": 1e-8,
+        "whisper_weight": 0.0,
+        "whisper_weights": "",
+    }
     config.codebook.crop = 1920
     config.codebook.max_latents = 2048
     config.train.num_steps = 2

@@ -53,7 +53,7 @@ def compare(
     paths = report.write_report(
         results,
         rate=functools.partial(build.modality_of(config).rate, config),
-        rate_unit=build.modality_of(config).rate_unit,
+        modality=build.modality_of(config),
         methods=list(dict(comparison.methods)),
         ablations=list(dict(comparison.ablations)),
         curve_split=comparison.curve_split,

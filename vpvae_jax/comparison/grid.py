@@ -49,7 +49,6 @@ _WITHOUT_EFFECT = (
 )
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
-_FIGURES = ("psnr_db", "psnr_db_continuous", "ssim", "cvu")
 Row = dict[str, Any]
 
 
@@ -177,7 +176,7 @@ def do_run(comparison: ml_collections.ConfigDict, run: Run, workdir: pathlib.Pat
         "quantizer": run.argument,
         "num_codes": num_codes,
         "num_steps": config.train.num_steps,
-        **{key: value for split in results for key, value in _figures(split, results[split]).items()},
+        **{key: value for split in results for key, value in _figures(config, split, results[split]).items()},
         "settings": settings,
     }
     curves, refits = [], []
@@ -195,8 +194,8 @@ def _result_files(config, workdir) -> dict[str, pathlib.Path]:
     return {split: workdir / layout.EVAL / f"{name}-{split}.json" for split in config.eval.splits}
 
 
-def _figures(split: str, results: dict[str, Any]) -> Row:
-    return {f"{split}_{figure}": results[figure] for figure in _FIGURES}
+def _figures(config: ml_collections.ConfigDict, split: str, results: dict[str, Any]) -> Row:
+    return {f"{split}_{figure}": results[figure] for figure in build.modality_of(config).figures}
 
 
 def _scores(config, workdir: pathlib.Path, split: str, step: int | None = None) -> Row:
@@ -205,15 +204,8 @@ def _scores(config, workdir: pathlib.Path, split: str, step: int | None = None) 
     from vpvae_jax.fit import fit_codebook
 
     tokenizer = fit_codebook(config, workdir, step)
-    results, _, _ = evaluate(
-        tokenizer,
-        build.build_source(config, split),
-        name=f"{split} at {step or 'the end'}",
-        crop=config.data.eval_crop,
-        resize=config.data.resize,
-        batch_size=config.eval.batch_size,
-    )
-    return _figures(split, results)
+    results, _, _ = evaluate(tokenizer, build.examples(config, split), name=f"{split} at {step or 'the end'}")
+    return _figures(config, split, results)
 
 
 def _checkpointed_steps(workdir: pathlib.Path) -> list[int]:

@@ -82,5 +82,7 @@ def _identity(table: str, row: Row) -> tuple:
     return tuple(row[column] for column in TABLES[table])
 
 
-def _number(text: str) -> int | float:
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None  # a figure that no example could be scored by
     return int(text) if text.lstrip("-").isdigit() else float(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib.figure
@@ -12,13 +12,8 @@ import numpy as np
 
 from vpvae_jax.comparison import records
 from vpvae_jax.comparison.output_distribution import draw_output_distribution
+from vpvae_jax.modalities import Figure, Modality
 
-_COLUMNS = {
-    "psnr_db": ("PSNR dB", 2),
-    "psnr_db_continuous": ("continuous dB", 2),
-    "ssim": ("SSIM", 3),
-    "cvu": ("CVU", 3),
-}
 _LINE_STYLES = ("-", "--", ":")
 _REFIT_STYLES = ("--.", ":.")  # by the codebook size of the training
 Row = dict[str, Any]
@@ -28,7 +23,7 @@ def write_report(
     directory: pathlib.Path,
     *,
     rate: Callable[[int], float],
-    rate_unit: str,
+    modality: Modality,
     methods: list[str],
     ablations: list[str],
     curve_split: str,
@@ -37,8 +32,8 @@ def write_report(
 
     Args:
         directory: where the CSV files lie.
-        rate: bits per `rate_unit` by number of codes.
-        rate_unit: "pixel", "second".
+        rate: bits per `modality.rate_unit` by number of codes.
+        modality: of the runs; says which figures there are.
         methods: in the order in which tables show them.
         ablations: variants of methods, which get a table of their own.
         curve_split: split of curves and refits.
@@ -47,41 +42,50 @@ def write_report(
         The paths written.
     """
     runs, curves, refits = (records.read(directory, table) for table in records.TABLES)
-    tables = [markdown_table(runs, methods)]
+    tables = [markdown_table(runs, methods, modality.figures)]
     figures = {
-        "over_training.png": _draw_over_training(curves, methods, curve_split),
-        "rate_distortion.png": _draw_rate_distortion(runs, refits, rate, rate_unit, methods, curve_split),
+        "over_training.png": _draw_over_training(curves, methods, curve_split, modality),
+        "rate_distortion.png": _draw_rate_distortion(runs, refits, rate, methods, curve_split, modality),
         "output_distribution.png": draw_output_distribution(),
     }
     if any(row["method"] in ablations for row in runs):
-        tables.append(markdown_table(runs, ablations))
+        tables.append(markdown_table(runs, ablations, modality.figures))
     (directory / "table.md").write_text("\n".join(tables))
     for name, figure in figures.items():
         figure.savefig(directory / name, dpi=110)
     return [directory / name for name in ("table.md", *figures)]
 
 
-def markdown_table(runs: list[Row], order: list[str]) -> str:
+def markdown_table(runs: list[Row], order: list[str], figures: Mapping[str, Figure]) -> str:
     """Mean and standard deviation over seeds, a row a method and codebook size.
 
-    The deviation is that of a sample (n - 1); a single run has none.
+    The deviation is that of a sample (n - 1); a single run has none. A run that a figure could not score is left out of
+    the figure.
     """
-    splits = [key.removesuffix("_psnr_db") for key in (runs[0] if runs else {}) if key.endswith("_psnr_db")]
-    heads = [f"{split}: {title}" for split in splits for title, _ in _COLUMNS.values()]
+    suffix = f"_{next(iter(figures))}"
+    splits = [key.removesuffix(suffix) for key in (runs[0] if runs else {}) if key.endswith(suffix)]
+    heads = [f"{split}: {title}" for split in splits for title, _ in figures.values()]
     lines = ["| K | method | codes | runs | " + " | ".join(heads) + " |", "|" + "---|" * (4 + len(heads))]
     for (size, method), group in _grouped(runs, ("codebook_size", "method"), order):
         cells = [
             _mean_and_deviation([row[f"{split}_{figure}"] for row in group], decimals)
             for split in splits
-            for figure, (_, decimals) in _COLUMNS.items()
+            for figure, (_, decimals) in figures.items()
         ]
         lines.append(f"| {size} | {method} | {group[0]['num_codes']} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _mean_and_deviation(values: list[float], decimals: int) -> str:
+def _mean_and_deviation(scores: list[float | None], decimals: int) -> str:
+    values = [score for score in scores if score is not None]
+    if not values:
+        return "-"
     mean = f"{np.mean(values):.{decimals}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{decimals}f}"
+
+
+def _mean(scores: list[float | None]) -> float:
+    return float(np.mean(np.array(scores, float)))
 
 
 def _grouped(rows: list[Row], keys: tuple[str, ...], order: list[str]):
@@ -99,24 +103,27 @@ def _style(method: str, order: list[str]) -> dict[str, Any]:
     return {"color": f"C{number % 10}", "linestyle": _LINE_STYLES[number // 10 % len(_LINE_STYLES)]}
 
 
-def _draw_over_training(curves: list[Row], order: list[str], split: str) -> matplotlib.figure.Figure:
-    """A column a codebook size: CVU, PSNR and what quantization costs of it, against the step."""
+def _draw_over_training(
+    curves: list[Row], order: list[str], split: str, modality: Modality
+) -> matplotlib.figure.Figure:
+    """A column a codebook size: CVU, the first figure and what quantization costs of it, against the step."""
+    key, (title, _) = next(iter(modality.figures.items()))
     sizes = sorted({row["codebook_size"] for row in curves if row["method"] in order})
     figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 11), layout="constrained")
     axes = figure.subplots(3, max(1, len(sizes)), squeeze=False, sharex=True, sharey="row")
     for (size, method), group in _grouped(curves, ("codebook_size", "method"), order):
         column, points = sizes.index(size), sorted(group, key=lambda row: row["step"])
         steps = [row["step"] for row in points]
-        cvu, psnr, continuous = (
-            np.array([row[f"{split}_{figure}"] for row in points])
-            for figure in ("cvu", "psnr_db", "psnr_db_continuous")
+        cvu, quality, continuous = (
+            np.array([row[f"{split}_{figure}"] for row in points], float)
+            for figure in ("cvu", key, f"{key}_continuous")
         )
-        for ax, values in zip(axes[:, column], (cvu, psnr, continuous - psnr), strict=True):
+        for ax, values in zip(axes[:, column], (cvu, quality, continuous - quality), strict=True):
             ax.plot(steps, values, marker=".", label=method, **_style(method, order))
     for column, size in enumerate(sizes):
         axes[0, column].set(title=f"K = {size}", ylim=(0, 1), ylabel=f"CVU on {split}")
-        axes[1, column].set(ylabel=f"PSNR on {split}, dB")
-        axes[2, column].set(xlabel="step", ylabel="PSNR lost by quantization, dB")
+        axes[1, column].set(ylabel=f"{title} on {split}")
+        axes[2, column].set(xlabel="step", ylabel=f"{title} lost by quantization")
         axes[0, column].legend(fontsize=8, ncols=2)
     for ax in axes.flat:
         ax.grid(alpha=0.3)
@@ -127,11 +134,12 @@ def _draw_rate_distortion(
     runs: list[Row],
     refits: list[Row],
     rate: Callable[[int], float],
-    rate_unit: str,
     order: list[str],
     split: str,
+    modality: Modality,
 ) -> matplotlib.figure.Figure:
-    """PSNR against the rate: trained for each K, and one training with several codebooks."""
+    """The first figure against the rate: trained for each K, and one training with several codebooks."""
+    key, (title, _) = next(iter(modality.figures.items()))
     figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
 
@@ -139,17 +147,17 @@ def _draw_rate_distortion(
         sizes = sorted({row["num_codes"] for row in group})
         if len(sizes) < 2:
             continue
-        values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
+        values = [_mean([row[f"{split}_{key}"] for row in group if row["num_codes"] == size]) for size in sizes]
         label = f"{method}, trained at each K"
         axes.plot([rate(size) for size in sizes], values, marker="o", label=label, **_style(method, order))
     for (method, trained_at), group in _grouped(refits, ("method", "codebook_size"), order):
         sizes = sorted({row["num_codes"] for row in group})
-        values = [np.mean([row[f"{split}_psnr_db"] for row in group if row["num_codes"] == size]) for size in sizes]
+        values = [_mean([row[f"{split}_{key}"] for row in group if row["num_codes"] == size]) for size in sizes]
         label = f"{method}, trained once at K = {trained_at}"
         style = _REFIT_STYLES[sorted({row["codebook_size"] for row in refits}).index(trained_at) % len(_REFIT_STYLES)]
         color = _style(method, order)["color"]
         axes.plot([rate(size) for size in sizes], values, style, label=label, color=color)
-    axes.set(xlabel=f"bits per {rate_unit}", ylabel=f"PSNR on {split}, dB")
+    axes.set(xlabel=f"bits per {modality.rate_unit}", ylabel=f"{title} on {split}")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=8)

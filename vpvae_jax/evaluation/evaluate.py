@@ -1,29 +1,24 @@
-"""Score a tokenizer on images: one evaluator for every method."""
+"""Score a tokenizer: one evaluator for every method and every modality."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
 
 from vpvae_jax import metrics
 from vpvae_jax import workdir as layout
-from vpvae_jax.data.images import ImageDecoder, eval_images
-from vpvae_jax.data.sources import Record
+from vpvae_jax.modalities import Examples
 from vpvae_jax.tokenizer import Tokenizer
 
-MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
 
-
-class Picture(NamedTuple):
-    """An image of an evaluation and what became of it; uint8 `(h, w, 3)` each."""
+class Reconstruction(NamedTuple):
+    """An example of an evaluation and what became of it, in stored form each."""
 
     original: np.ndarray
     continuous: np.ndarray
@@ -31,85 +26,73 @@ class Picture(NamedTuple):
 
 
 def evaluate(
-    tokenizer: Tokenizer,
-    source: Sequence[Record],
-    *,
-    name: str,
-    crop: int,
-    resize: int = 0,
-    batch_size: int = 1,
-    num_pictures: int = 0,
-) -> tuple[dict[str, Any], np.ndarray, list[Picture]]:
-    """Reconstruct every image of a source and score it after rounding to 8 bits.
+    tokenizer: Tokenizer, examples: Examples, *, name: str, num_kept: int = 0
+) -> tuple[dict[str, Any], np.ndarray, list[Reconstruction]]:
+    """Reconstruct every example and score it as it is stored: pixels of 8 bits, waveforms within [-1, 1].
 
-    PSNR (at most `MAX_DB`) and SSIM are means over images; usage is counted over all tokens of the source.
+    Figures of merit are means over examples; usage is counted over all tokens.
 
     Args:
         tokenizer: what is scored.
-        source: images.
+        examples: see `Modality.examples`.
         name: shown on the progress bar.
-        crop: side of the central crop in pixels, 0 for whole images.
-        resize: short side in pixels before the crop, 0 for none.
-        batch_size: images at a time; 1 unless all have one size.
-        num_pictures: how many images to return.
+        num_kept: how many examples to return.
 
     Returns:
-        results: `psnr_db`, `ssim` of the quantized reconstruction, `psnr_db_continuous`, `ssim_continuous` of the
-            decoder fed the unquantized latents, `cvu`, and the counts they rest on; `images` lists the scores of each.
+        results: the modality's figures of the quantized reconstruction, with `_continuous` at their names those of the
+            decoder fed the unquantized latents; `cvu`, the rate, and the counts they rest on; `examples` lists the
+            scores of each, `skipped` what could not be read.
         counts: `(codebook_size,)` int64, uses of each code.
-        pictures: the first images.
+        kept: the first examples.
 
     Raises:
-        DataError: an image smaller than the crop, or no readable image.
+        DataError: no readable example, or one too small.
     """
+    modality = tokenizer.modality
     counts = np.zeros(tokenizer.codebook_size, np.int64)
-    images: list[dict[str, Any]] = []
-    pictures: list[Picture] = []
-    decoder = ImageDecoder(resize)
-    bar = tqdm.tqdm(total=len(source), unit="image", desc=f"evaluating {name}")
-    remaining = eval_images(source, decoder, crop=crop, multiple=tokenizer.stride)
-    while batch := list(itertools.islice(remaining, batch_size)):
-        original = np.stack([image for _, image in batch])
-        # The last batch is filled up, so that one program serves all; what was added is cut off again.
-        padded = jnp.pad(original, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)), mode="edge")
-        z = tokenizer.latents(padded)
-        indices = tokenizer.encode_latents(z)
-        continuous, quantized = tokenizer.decode_latents(z), tokenizer.decode(indices)
-        scores = {
-            "psnr_db": metrics.psnr(quantized, padded),
-            "ssim": metrics.ssim(quantized, padded),
-            "psnr_db_continuous": metrics.psnr(continuous, padded),
-            "ssim_continuous": metrics.ssim(continuous, padded),
-        }
-        shown = Picture(*jax.device_get((padded, continuous, quantized)))
-        counts += np.bincount(np.asarray(indices)[: len(batch)].ravel(), minlength=len(counts))
-        for i, (image_name, _) in enumerate(batch):
-            images.append({"name": image_name} | {key: min(float(value[i]), MAX_DB) for key, value in scores.items()})
-            if len(pictures) < num_pictures:
-                pictures.append(Picture(*(part[i] for part in shown)))
-        bar.update(len(batch))
-    bar.close()
-    means = {key: float(np.mean([image[key] for image in images])) for key in images[0] if key != "name"}
+    kept: list[Reconstruction] = []
+    bar = tqdm.tqdm(total=examples.total, unit=modality.unit, desc=f"evaluating {name}")
+    with modality.scorer() as scorer:
+        while batch := list(itertools.islice(examples.items, examples.batch_size)):
+            original = np.stack([example for _, example in batch])
+            # The last batch is filled up, so that one program serves all; what was added is cut off again.
+            lacking = examples.batch_size - len(batch)
+            z = tokenizer.latents(jnp.pad(original, ((0, lacking), *[(0, 0)] * (original.ndim - 1)), mode="edge"))
+            indices = tokenizer.encode_latents(z)
+            continuous, quantized = (
+                np.asarray(decoded)[: len(batch), : original.shape[1]]
+                for decoded in (tokenizer.decode_latents(z), tokenizer.decode(indices))
+            )
+            scorer.add([example_name for example_name, _ in batch], original, continuous, quantized)
+            counts += np.bincount(np.asarray(indices)[: len(batch)].ravel(), minlength=len(counts))
+            for parts in zip(original, continuous, quantized, strict=True):
+                if len(kept) < num_kept:
+                    kept.append(Reconstruction(*parts))
+            bar.update(len(batch))
+        bar.close()
+        means, scores = scorer.results()
     results = means | {
         "cvu": metrics.cvu(counts),
+        f"bits_per_{modality.rate_unit}": modality.rate(tokenizer.config, tokenizer.codebook_size),
         "codebook_size": tokenizer.codebook_size,
         "num_codes_used": int((counts > 0).sum()),
         "num_tokens": int(counts.sum()),
-        "num_images": len(images),
-        "num_skipped": len(decoder.unreadable),
+        "num_examples": len(scores),
+        "num_skipped": len(examples.unreadable),
+        "skipped": [{"record": record, "reason": reason} for record, reason in sorted(examples.unreadable.items())],
         "step": tokenizer.step,
-        "images": images,
+        "examples": scores,
     }
-    return results, counts, pictures
+    return results, counts, kept
 
 
 def write_results(
-    workdir: pathlib.Path, name: str, results: dict[str, Any], counts: np.ndarray, pictures: list[Picture]
+    workdir: pathlib.Path, name: str, results: dict[str, Any], counts: np.ndarray, kept: list[Reconstruction]
 ) -> pathlib.Path:
-    """Write `eval/NAME.json`, and `eval/NAME.npz` with code counts and pictures for the report."""
+    """Write `eval/NAME.json`, and `eval/NAME.npz` with code counts and examples for the report."""
     directory = workdir / layout.EVAL
     directory.mkdir(exist_ok=True)
-    arrays = {f"{row}_{i}": image for i, picture in enumerate(pictures) for row, image in picture._asdict().items()}
+    arrays = {f"{row}_{i}": array for i, example in enumerate(kept) for row, array in example._asdict().items()}
     temporary = directory / f".{name}.tmp.npz"
     np.savez_compressed(temporary, counts=counts, **arrays)
     os.replace(temporary, directory / f"{name}.npz")

@@ -1,23 +1,29 @@
-"""Pictures and a table of a work directory, from the files that training and evaluation left there."""
+"""Pictures, sounds and a table of a work directory, from the files that training and evaluation left there."""
 
 from __future__ import annotations
 
 import pathlib
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
+from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.errors import CheckpointError
+from vpvae_jax.modalities import Figure, Shown
 from vpvae_jax.training.metric_log import read_metrics
 
-RECONSTRUCTIONS, CURVES, CODE_USAGE = "reconstructions.png", "curves.png", "code_usage.png"
+CURVES, CODE_USAGE = "curves.png", "code_usage.png"
 
 _ROWS = ("original", "continuous", "quantized")
+_LOGARITHMIC = ("l1", "stft", "gradient_norm")
 _CURVES = {
     "l1": "mean absolute error",
+    "stft": "multi-scale STFT distance",
+    "whisper": "distance of Whisper's features",
     "quantizer_loss": "quantizer loss",
     "acceptance_rate": "acceptance rate",
     "move_length": "mean move of a latent",
@@ -27,10 +33,10 @@ _CURVES = {
 
 
 def write_report(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Draw reconstructions, curves and code usage of a work directory.
+    """Draw curves and code usage of a work directory and show what became of the examples that were kept.
 
     Returns:
-        The paths of the pictures.
+        The paths written.
 
     Raises:
         CheckpointError: nothing was evaluated yet.
@@ -38,14 +44,12 @@ def write_report(workdir: pathlib.Path) -> list[pathlib.Path]:
     results = read_results(workdir)
     if not results:
         raise CheckpointError(f"{workdir / layout.EVAL} holds no evaluation: evaluate first (--mode=evaluate)")
-    figures = {
-        RECONSTRUCTIONS: _draw_reconstructions(workdir, results),
-        CURVES: _draw_curves(workdir),
-        CODE_USAGE: _draw_code_usage(workdir, results),
-    }
-    for name, figure in figures.items():
+    examples = _kept(workdir, results)
+    paths = build.modality_of(layout.read_config(workdir)).show(workdir, examples) if examples else []
+    for name, figure in {CURVES: _draw_curves(workdir), CODE_USAGE: _draw_code_usage(workdir, results)}.items():
         figure.savefig(workdir / name, dpi=110)
-    return [workdir / name for name in figures]
+        paths.append(workdir / name)
+    return paths
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -54,23 +58,28 @@ def read_results(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {file.stem: layout.read_json(file) for file in files}
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]], figures: Mapping[str, Figure]) -> str:
     """The evaluations as lines of text, a row each."""
-    columns = ("images", "PSNR dB", "continuous", "SSIM", "CVU", "codes used", "skipped")
-    width = max(len(name) for name in results)
-    lines = [" ".join([" " * width, *(f"{column:>11}" for column in columns)])]
-    for name, values in results.items():
-        cells = (
-            f"{values['num_images']}",
-            f"{values['psnr_db']:.2f}",
-            f"{values['psnr_db_continuous']:.2f}",
-            f"{values['ssim']:.3f}",
-            f"{values['cvu']:.3f}",
+    heads = ("examples", *(figure.title for figure in figures.values()), "codes used", "skipped")
+    rows = [
+        (
+            str(values["num_examples"]),
+            *(_number(values[key], figure.decimals) for key, figure in figures.items()),
             f"{values['num_codes_used']}/{values['codebook_size']}",
-            f"{values['num_skipped']}",
+            str(values["num_skipped"]),
         )
-        lines.append(" ".join([f"{name:<{width}}", *(f"{cell:>11}" for cell in cells)]))
-    return "\n".join(lines)
+        for values in results.values()
+    ]
+    first = max(len(name) for name in results)
+    widths = [max(len(cell) for cell in column) + 2 for column in zip(heads, *rows, strict=True)]
+    return "\n".join(
+        f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, cells in zip(("", *results), (heads, *rows), strict=True)
+    )
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _arrays(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -82,23 +91,15 @@ def _arrays(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is missing or damaged ({error}): evaluate again (--mode=evaluate)") from error
 
 
-def _draw_reconstructions(workdir: pathlib.Path, results: dict[str, dict[str, Any]]) -> matplotlib.figure.Figure:
-    columns = []
-    for name in results:
-        arrays = _arrays(workdir, name)
+def _kept(workdir: pathlib.Path, results: dict[str, dict[str, Any]]) -> list[Shown]:
+    """The examples that the evaluations kept (`eval.num_pictures`)."""
+    examples = []
+    for evaluation, values in results.items():
+        arrays = _arrays(workdir, evaluation)
         for i in range(sum(key.startswith("original_") for key in arrays)):
-            columns.append((f"{name}\n{results[name]['images'][i]['name']}", [arrays[f"{row}_{i}"] for row in _ROWS]))
-    columns = columns or [("no pictures kept\n(eval.num_pictures=0)", [np.full((8, 8, 3), 255, np.uint8)] * len(_ROWS))]
-    figure = matplotlib.figure.Figure(figsize=(2.4 * len(columns) + 0.6, 8.0), layout="constrained")
-    axes = figure.subplots(len(_ROWS), len(columns), squeeze=False)
-    for j, (title, images) in enumerate(columns):
-        axes[0, j].set_title(title, fontsize=9)
-        for i, image in enumerate(images):
-            axes[i, j].imshow(image, interpolation="nearest")
-            axes[i, j].set(xticks=[], yticks=[])
-    for i, row in enumerate(_ROWS):
-        axes[i, 0].set_ylabel(row, fontsize=12)
-    return figure
+            rows = {row: arrays[f"{row}_{i}"] for row in _ROWS}
+            examples.append(Shown(evaluation, values["examples"][i]["name"], rows))
+    return examples
 
 
 def _draw_curves(workdir: pathlib.Path) -> matplotlib.figure.Figure:
@@ -109,7 +110,7 @@ def _draw_curves(workdir: pathlib.Path) -> matplotlib.figure.Figure:
         axes = figure.add_subplot(-(-len(shown) // 2), 2, number)
         points = [(line["step"], line[key]) for line in lines if key in line]
         axes.plot(*zip(*points, strict=True), linewidth=1)
-        axes.set(title=_CURVES[key], xlabel="step", yscale="log" if key == "l1" else "linear")
+        axes.set(title=_CURVES[key], xlabel="step", yscale="log" if key in _LOGARITHMIC else "linear")
         axes.grid(alpha=0.3)
     return figure
 

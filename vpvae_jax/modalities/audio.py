@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import pathlib
 from typing import Any
 
 import grain
@@ -15,7 +16,7 @@ from vpvae_jax import losses
 from vpvae_jax.data.audio import AudioDecoder, check_clips, eval_clips, train_clips
 from vpvae_jax.data.sources import AUDIO_KEYS, AUDIO_SUFFIXES, FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError, DataError
-from vpvae_jax.modalities.base import Examples, Loss, Modality
+from vpvae_jax.modalities.base import Examples, Figure, Loss, Modality, Scorer, Shown
 from vpvae_jax.modalities.windows import Windows, decode_windows, encode_windows
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.sqcodec import SQCodecDecoder, SQCodecEncoder
@@ -118,8 +119,10 @@ def build_loss(config: ml_collections.ConfigDict) -> Loss:
     weights = config.loss
     encoder, params = load_whisper(weights.whisper_weights) if weights.whisper_weight else (None, {})
 
+    spectral = functools.partial(losses.multi_scale_stft, floor=weights.stft_floor)
+
     def function(params, reconstruction, signal):
-        l1, stft = losses.l1(reconstruction, signal), losses.multi_scale_stft(reconstruction, signal)
+        l1, stft = losses.l1(reconstruction, signal), spectral(reconstruction, signal)
         loss, parts = weights.l1_weight * l1 + weights.stft_weight * stft, {"l1": l1, "stft": stft}
         if encoder is not None:
             ours, theirs = (encoder.apply({"params": params}, log_mel(x)) for x in (reconstruction, signal))
@@ -168,7 +171,19 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
     """Whole recordings at their own level, or what `data.eval_crop` leaves of them."""
     decoder = AudioDecoder(sample_rate=config.data.sample_rate, min_samples=stride(config))
     items = eval_clips(source, decoder, max_samples=config.data.eval_crop)
-    return Examples(items, len(source), decoder.unreadable)
+    return Examples(items, len(source), decoder.unreadable, batch_size=1)
+
+
+def _scorer() -> Scorer:
+    from vpvae_jax.evaluation.audio import AudioScorer
+
+    return AudioScorer()
+
+
+def _show(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
+    from vpvae_jax.evaluation.audio import show_audio
+
+    return show_audio(directory, examples)
 
 
 def check_examples(waveforms: Any, stride: int) -> None:
@@ -205,6 +220,7 @@ AUDIO = Modality(
         "model.decoder_attention_depth": "not negative",
         "model.window": "positive",
         "model.context": "not negative",
+        "loss.stft_floor": "positive",
     },
     choices={},
     reference="configs/speech.py",
@@ -220,6 +236,16 @@ AUDIO = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop), jnp.float32),
     examples=examples,
+    scorer=_scorer,
+    figures={
+        "stoi": Figure("STOI", 3),
+        "stoi_continuous": Figure("continuous", 3),
+        "pesq_wb": Figure("PESQ", 2),
+        "si_sdr_db": Figure("SI-SDR dB", 1),
+        "log_mel_distance": Figure("log-mel distance", 3),
+        "cvu": Figure("CVU", 3),
+    },
+    show=_show,
     to_signal=functools.partial(jnp.asarray, dtype=jnp.float32),
     to_stored=lambda signal: jnp.clip(signal, -1.0, 1.0),
     check_examples=check_examples,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import ml_collections
@@ -25,7 +27,33 @@ class Examples(NamedTuple):
 
     items: Iterator[tuple[str, np.ndarray]]  # name and example as stored
     total: int  # records, readable or not
-    unreadable: Mapping[int, str]  # filled while `items` is gone through
+    unreadable: Mapping[int, str]  # by index of the record, filled while `items` is gone through
+    batch_size: int  # at a time; 1 where shapes differ
+
+
+class Figure(NamedTuple):
+    """How tables show a figure of merit."""
+
+    title: str
+    decimals: int
+
+
+class Shown(NamedTuple):
+    """An example of an evaluation for people to look at or listen to."""
+
+    evaluation: str  # "photos-test"
+    name: str
+    arrays: Mapping[str, np.ndarray]  # original, continuous, quantized: in stored form
+
+
+class Scorer(AbstractContextManager, Protocol):
+    """Takes reconstructions and gives figures of merit; leaving its context ends what it has running."""
+
+    def add(self, names: list[str], original: np.ndarray, continuous: np.ndarray, quantized: np.ndarray) -> None:
+        """Score a batch, `(n, ...)` in stored form each."""
+
+    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Means over all examples, None for one that nothing could be scored by, and `name` and scores of each."""
 
 
 class Modality(NamedTuple):
@@ -61,6 +89,12 @@ class Modality(NamedTuple):
     """(batch size, crop) -> shape and type of a batch in stored form."""
     examples: Callable[[Config, Any], Examples]
     """(config, source) -> what an evaluation goes through."""
+    scorer: Callable[[], Scorer]
+    figures: Mapping[str, Figure]
+    """What tables show of the results, by key; the first says how good a reconstruction is, and with `_continuous` at
+    its name how good it is before quantization."""
+    show: Callable[[pathlib.Path, list[Shown]], list[pathlib.Path]]
+    """(directory, at least one example): writes pictures and sounds, returns their paths."""
     to_signal: Callable[[jax.Array], jax.Array]
     to_stored: Callable[[jax.Array], jax.Array]
     check_examples: Callable[[Any, int], None]

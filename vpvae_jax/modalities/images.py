@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from typing import Any
 
 import grain
@@ -15,7 +16,7 @@ from vpvae_jax.data.images import ImageDecoder, check_sizes, eval_images, train_
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.metrics import SSIM_WINDOW
-from vpvae_jax.modalities.base import Examples, Loss, Modality
+from vpvae_jax.modalities.base import Examples, Figure, Loss, Modality, Scorer, Shown
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import Quantizer
@@ -123,7 +124,19 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
     """Central crops, or whole images less what their sides exceed a multiple of the stride by."""
     decoder = ImageDecoder(config.data.resize)
     items = eval_images(source, decoder, crop=config.data.eval_crop, multiple=stride(config))
-    return Examples(items, len(source), decoder.unreadable)
+    return Examples(items, len(source), decoder.unreadable, config.eval.batch_size)
+
+
+def _scorer() -> Scorer:
+    from vpvae_jax.evaluation.images import ImageScorer
+
+    return ImageScorer()
+
+
+def _show(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
+    from vpvae_jax.evaluation.images import show_images
+
+    return show_images(directory, examples)
 
 
 def check_examples(images: Any, stride: int) -> None:
@@ -160,6 +173,14 @@ IMAGES = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop, crop, 3), jnp.uint8),
     examples=examples,
+    scorer=_scorer,
+    figures={
+        "psnr_db": Figure("PSNR dB", 2),
+        "psnr_db_continuous": Figure("continuous dB", 2),
+        "ssim": Figure("SSIM", 3),
+        "cvu": Figure("CVU", 3),
+    },
+    show=_show,
     to_signal=pixels.to_signal,
     to_stored=pixels.to_pixels,
     check_examples=check_examples,

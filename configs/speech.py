@@ -1,0 +1,89 @@
+"""Draft."""
+
+import ml_collections
+from ml_collections import config_dict
+
+from vpvae_jax.config_arguments import quantizer_section
+
+_TUNED = {
+    "vp": {"eta": 2.0, "push_fraction": 1.0, "mean_weight": 0.04, "variance_weight": 0.028},
+    "fsp": {"mean_weight": 0.03, "variance_weight": 0.02, "uniformity_weight": 0.05},
+    "fsq": {"symmetric": True, "noise_rate": 0.5},
+    "tokenbridge": {"kl_weight": 1e-3},
+}
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = "tfds"  # tfds | folder
+    data.name = "speech"  # tfds: data set name, or path of a prepared version directory
+    data.path = ""  # folder: searched recursively for wav, flac, ogg and mp3
+    data.data_dir = config_dict.placeholder(str)  # tfds: default ~/tensorflow_datasets
+    data.train_split = "train"
+    data.sample_rate = 16_000
+    data.normalize = True
+    data.crop = 9600  # samples
+    data.eval_crop = 0
+    data.num_threads = 2
+    data.cache_mib = 512
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = "sqcodec"
+    model.feature_dim = 64
+    model.encoder_widths = (8, 32, 64, 96)
+    model.encoder_strides = (6, 4, 4)
+    model.encoder_depths = (1, 1, 1, 2)
+    model.encoder_attention_depth = 1
+    model.decoder_widths = (128, 96, 48, 24, 12)
+    model.decoder_rates = (4, 4, 3, 2)
+    model.decoder_depths = (3, 3, 2, 1)
+    model.decoder_attention_depth = 1
+    model.attention_window = 100
+    model.num_heads = 4
+    model.window = 48_000
+    model.context = 9_600
+    model.dtype = "float32"
+
+    config.quantizer = quantizer_section(argument, codebook_size=1024, tuned=_TUNED)
+
+    config.codebook = codebook = ml_collections.ConfigDict()
+    codebook.source = "data"
+    codebook.crop = 48_000
+    codebook.max_latents = 65_536
+    codebook.num_codes = config_dict.placeholder(int)
+    codebook.max_iterations = 100
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.l1_weight = 100.0
+    loss.stft_weight = 1.0
+    loss.stft_floor = 1e-3
+    loss.whisper_weight = 0.0
+    loss.whisper_weights = ""
+
+    config.train = train = ml_collections.ConfigDict()
+    train.num_steps = 1500
+    train.batch_size = 8
+    train.learning_rate = 2e-3
+    train.final_learning_rate = 1e-4
+    train.schedule = "cosine"
+    train.warmup_steps = 50
+    train.adam_b1 = 0.9
+    train.adam_b2 = 0.95
+    train.clip_norm = 10.0
+    train.ema_decay = 0.0
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every = 400
+    checkpoint.keep = 2
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.splits = ("validation", "test")
+    evaluation.batch_size = 4
+    evaluation.num_pictures = 4
+
+    config.log = log = ml_collections.ConfigDict()
+    log.every = 10
+    return config

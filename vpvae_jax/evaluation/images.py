@@ -1,0 +1,63 @@
+"""Scores and pictures of reconstructed images."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import matplotlib.figure
+import numpy as np
+
+from vpvae_jax import metrics
+from vpvae_jax.modalities.base import Shown
+
+MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
+RECONSTRUCTIONS = "reconstructions.png"
+_METRICS = {"psnr_db": metrics.psnr, "ssim": metrics.ssim}
+
+
+class ImageScorer:
+    """PSNR (at most `MAX_DB`) and SSIM of each image; a `Scorer`."""
+
+    def __init__(self) -> None:
+        self._examples: list[dict[str, Any]] = []
+
+    def __enter__(self) -> ImageScorer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def add(self, names: list[str], original: np.ndarray, continuous: np.ndarray, quantized: np.ndarray) -> None:
+        """Score a batch, uint8 `(n, h, w, 3)` each."""
+        reconstructions = {"": quantized, "_continuous": continuous}
+        scores = {
+            key + suffix: np.asarray(metric(jnp.asarray(images), jnp.asarray(original)))
+            for suffix, images in reconstructions.items()
+            for key, metric in _METRICS.items()
+        }
+        for i, name in enumerate(names):
+            each = {key: min(float(values[i]), MAX_DB) for key, values in scores.items()}
+            self._examples.append({"name": name} | each)
+
+    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Means over images, and the scores of each."""
+        keys = [key for key in self._examples[0] if key != "name"]
+        return {key: float(np.mean([example[key] for example in self._examples])) for key in keys}, self._examples
+
+
+def show_images(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
+    """Draw `reconstructions.png`, a column an image."""
+    rows = tuple(examples[0].arrays)
+    figure = matplotlib.figure.Figure(figsize=(2.4 * len(examples) + 0.6, 8.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(examples), squeeze=False)
+    for j, example in enumerate(examples):
+        axes[0, j].set_title(f"{example.evaluation}\n{example.name}", fontsize=9)
+        for i, row in enumerate(rows):
+            axes[i, j].imshow(example.arrays[row], interpolation="nearest")
+            axes[i, j].set(xticks=[], yticks=[])
+    for i, row in enumerate(rows):
+        axes[i, 0].set_ylabel(row, fontsize=12)
+    figure.savefig(directory / RECONSTRUCTIONS, dpi=110)
+    return [directory / RECONSTRUCTIONS]
