@@ -23,45 +23,47 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     data.path = ""  # folder: searched recursively for wav, flac, ogg and mp3
     data.data_dir = config_dict.placeholder(str)  # tfds: default ~/tensorflow_datasets
     data.train_split = "train"
-    data.sample_rate = 16_000
-    data.normalize = True
-    data.crop = 9600  # samples
-    data.eval_crop = 0
+    data.sample_rate = 16_000  # Hz of tfds samples whose data set does not state it; files state theirs
+    data.normalize = True  # each training recording to equally loud peaks; evaluations keep the level
+    data.crop = 9600  # samples, a random training crop: 0.6 s
+    data.eval_crop = 0  # samples, what is evaluated of the beginning of a recording; 0 for all
     data.num_threads = 2
-    data.cache_mib = 512
+    data.cache_mib = 512  # MiB of decoded recordings kept in memory
 
     config.model = model = ml_collections.ConfigDict()
     model.name = "sqcodec"
     model.feature_dim = 64
     model.encoder_widths = (8, 32, 64, 96)
-    model.encoder_strides = (6, 4, 4)
+    model.encoder_strides = (6, 4, 4)  # hop 96: 166.67 tokens a second
     model.encoder_depths = (1, 1, 1, 2)
     model.encoder_attention_depth = 1
     model.decoder_widths = (128, 96, 48, 24, 12)
     model.decoder_rates = (4, 4, 3, 2)
     model.decoder_depths = (3, 3, 2, 1)
     model.decoder_attention_depth = 1
-    model.attention_window = 100
+    model.attention_window = 100  # tokens; a query sees its own window and the one before
     model.num_heads = 4
-    model.window = 48_000
-    model.context = 9_600
-    model.dtype = "float32"
+    model.init_std = 0.0  # 0 for 1 / sqrt(inputs); the published 0.02 is too little for widths this small
+    model.first_bias_std = 0.3  # published 0, with which gradients at silence grow to 1e6
+    model.window = 48_000  # samples, of the windows in which the tokenizer goes through a recording
+    model.context = 9600  # samples, by which they overlap at both ends
+    model.dtype = "float32"  # float32 | bfloat16; parameters and quantizer stay float32
 
     config.quantizer = quantizer_section(argument, codebook_size=1024, tuned=_TUNED)
 
     config.codebook = codebook = ml_collections.ConfigDict()
-    codebook.source = "data"
-    codebook.crop = 48_000
+    codebook.source = "data"  # data: encode the training set; memory: the latents in the memory
+    codebook.crop = 48_000  # samples, of the crops encoded
     codebook.max_latents = 65_536
-    codebook.num_codes = config_dict.placeholder(int)
-    codebook.max_iterations = 100
+    codebook.num_codes = config_dict.placeholder(int)  # vp and none: another K than the training's; default the same
+    codebook.max_iterations = 100  # Lloyd
 
     config.loss = loss = ml_collections.ConfigDict()
-    loss.l1_weight = 100.0
+    loss.l1_weight = 20.0  # published 100
     loss.stft_weight = 1.0
-    loss.stft_floor = 1e-3
+    loss.stft_floor = 1e-3  # of a magnitude in the logarithm, published 1e-8
     loss.whisper_weight = 0.0
-    loss.whisper_weights = ""
+    loss.whisper_weights = ""  # safetensors file, or openai/whisper-tiny.en
 
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 1500

@@ -44,11 +44,12 @@ _REQUIRED = {
     "log.every": "positive",
     "seed": "not negative",
 }
+_ONE_CYCLE_FACTOR = 10  # from the first rate to the largest
 _CHOICES = {
     "quantizer.name": tuple(QUANTIZERS),
     "model.name": tuple(MODALITIES),
     "model.dtype": ("float32", "bfloat16"),
-    "train.schedule": ("constant", "cosine"),
+    "train.schedule": ("constant", "cosine", "one_cycle"),
     "data.source": ("tfds", "folder"),
     "codebook.source": ("data", "memory"),
 }
@@ -224,12 +225,18 @@ def dataset_name(config: ml_collections.ConfigDict) -> str:
 
 
 def build_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
-    """Learning rate by step: linear warm-up, then constant or a cosine to the final rate."""
+    """Learning rate by step.
+
+    `constant` and `cosine` (to the final rate) follow a linear warm-up. `one_cycle` rises over the warm-up from a tenth
+    of the rate, falls back to it in as many steps, and then to the final rate, all linearly.
+    """
     train = config.train
     if train.warmup_steps >= train.num_steps:
         raise ConfigError(
             f"train.warmup_steps={train.warmup_steps} of {train.num_steps} steps: expected fewer than all"
         )
+    if train.schedule == "one_cycle":
+        return _one_cycle(train)
     if train.schedule == "cosine":
         rest = optax.cosine_decay_schedule(
             train.learning_rate, train.num_steps - train.warmup_steps, train.final_learning_rate / train.learning_rate
@@ -240,6 +247,22 @@ def build_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], j
         return rest
     warmup = optax.linear_schedule(train.learning_rate / train.warmup_steps, train.learning_rate, train.warmup_steps)
     return optax.join_schedules([warmup, rest], [train.warmup_steps])
+
+
+def _one_cycle(train: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    rise, end = train.warmup_steps, train.num_steps
+    if not 0 < 2 * rise < end:
+        raise ConfigError(
+            f"train.warmup_steps={rise} of {end} steps: a one_cycle rises and falls in as many, "
+            f"expected at least 1 and less than half"
+        )
+    low, high = train.learning_rate / _ONE_CYCLE_FACTOR, train.learning_rate
+    phases = (
+        optax.linear_schedule(low, high, rise),
+        optax.linear_schedule(high, low, rise),
+        optax.linear_schedule(low, train.final_learning_rate, end - 2 * rise),
+    )
+    return optax.join_schedules(phases, [rise, 2 * rise])
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:

@@ -87,6 +87,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
         "feature_dim": model.feature_dim,
         "attention_window": model.attention_window,
         "num_heads": model.num_heads,
+        "init_std": model.init_std,
         "dtype": jnp.dtype(model.dtype),
     }
     return Autoencoder(
@@ -95,6 +96,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
             strides=tuple(model.encoder_strides),
             depths=tuple(model.encoder_depths),
             attention_depth=model.encoder_attention_depth,
+            first_bias_std=model.first_bias_std,
             **shared,
         ),
         decoder=SQCodecDecoder(
@@ -218,6 +220,8 @@ AUDIO = Modality(
         "model.attention_window": "positive",
         "model.encoder_attention_depth": "not negative",
         "model.decoder_attention_depth": "not negative",
+        "model.init_std": "not negative",
+        "model.first_bias_std": "not negative",
         "model.window": "positive",
         "model.context": "not negative",
         "loss.stft_floor": "positive",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from vpvae_jax.models.layers import sum_over_positions, to_positions
 
-_INIT = nn.initializers.truncated_normal(stddev=0.02)
+_INIT_STD = 0.02  # as published
 _SNAKE_EPSILON = 1e-8
 # Taylor series in the square of an angle below pi / 2: 6e-8 and 6e-9 are left out.
 _SINE_SERIES = tuple((-1) ** i / math.factorial(2 * i + 1) for i in range(6))
@@ -31,17 +31,21 @@ class WeightNormDense(nn.Module):
 
     Attributes:
         features: width of the output.
+        init_std: of the weights, drawn from a truncated normal; 0 for 1 / sqrt(inputs of an output).
+        bias_std: of the biases, drawn from a normal.
         dtype: compute type; parameters are float32.
 
     Source: Salimans and Kingma 2016 (arXiv 1602.07868).
     """
 
     features: int
+    init_std: float = _INIT_STD
+    bias_std: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = _weight_norm(self, (x.shape[-1], self.features))
+        kernel, bias = _weight_norm(self, (x.shape[-1], self.features), bias_std=self.bias_std)
         y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + to_positions(bias.astype(self.dtype), y.shape)
 
@@ -54,6 +58,7 @@ class WeightNormConv(nn.Module):
         width: taps, odd; or equal to the stride.
         stride: 1, or the width: windows that do not overlap.
         dilation: samples between taps.
+        init_std: see `WeightNormDense`.
         dtype: compute type; parameters are float32.
     """
 
@@ -61,6 +66,7 @@ class WeightNormConv(nn.Module):
     width: int
     stride: int = 1
     dilation: int = 1
+    init_std: float = _INIT_STD
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -90,12 +96,14 @@ class DepthwiseConv(nn.Module):
         width: taps, odd.
         multiplier: filters a channel; channel c gives outputs `c * multiplier ...`.
         dilation: samples between taps, one for all channels or one a channel.
+        init_std: see `WeightNormDense`.
         dtype: compute type; parameters are float32.
     """
 
     width: int
     multiplier: int = 1
     dilation: int | tuple[int, ...] = 1
+    init_std: float = _INIT_STD
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -286,12 +294,15 @@ def _sliding(combine: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array,
     return functools.reduce(combine, parts)
 
 
-def _weight_norm(module: nn.Module, shape: tuple[int, ...], num_outputs: int = 1) -> tuple[jax.Array, jax.Array]:
+def _weight_norm(
+    module: nn.Module, shape: tuple[int, ...], num_outputs: int = 1, bias_std: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Normalised weights of a shape whose last axes are outputs, and a bias an output."""
-    direction = module.param("direction", _INIT, shape, jnp.float32)
     axes = tuple(range(len(shape) - num_outputs))
     outputs = shape[len(axes) :]
+    std = module.init_std or 1 / math.sqrt(math.prod(shape[: len(axes)]))
+    direction = module.param("direction", nn.initializers.truncated_normal(std), shape, jnp.float32)
     norm = jnp.sqrt(jnp.sum(direction**2, axis=axes))
     length = module.param("length", lambda key: norm)
-    bias = module.param("bias", nn.initializers.zeros, outputs, jnp.float32)
+    bias = module.param("bias", nn.initializers.normal(bias_std), outputs, jnp.float32)
     return direction * (length / norm), bias
