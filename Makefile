@@ -1,4 +1,5 @@
 # make demo    train, fit, evaluate on bundled photographs, about 7 minutes on 2 CPU cores
+# make demo-audio    the same on recorded speech, at most 15 minutes; DEMO_METHOD=fsp for another quantizer
 # make test    the default test suite
 # make check   what CI runs of lint and types
 # make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
@@ -6,12 +7,17 @@ VENV ?= .venv
 PYTHON ?= python3
 DEMO_DIR ?= runs/demo
 DEMO_FLAGS ?=
+DEMO_AUDIO_DIR ?= runs/demo-audio
+DEMO_METHOD ?= vp
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo demo-audio test test-slow check bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vpvae_jax.main --config=configs/photos.py --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
+
+demo-audio: $(VENV)/.installed-audio
+	$(BIN)/python -m vpvae_jax.main --config=configs/speech.py:quantizer=$(DEMO_METHOD) --workdir=$(DEMO_AUDIO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -36,6 +42,10 @@ bench: $(VENV)/.installed-dev
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-audio: $(VENV)/.installed
+	$(BIN)/pip install --constraint constraints.txt --editable '.[audio]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

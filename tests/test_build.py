@@ -122,6 +122,16 @@ class TestSchedule:
         schedule = build.build_schedule(load_config(**self.settings, **{"train.schedule": "constant"}))
         np.testing.assert_allclose([schedule(step) for step in (0, 10, 11, 100)], [1e-3, 1e-2, 1e-2, 1e-2], rtol=1e-5)
 
+    def test_one_cycle(self):
+        schedule = build.build_schedule(load_config(**self.settings, **{"train.schedule": "one_cycle"}))
+        rates = np.array([schedule(step) for step in (0, 5, 10, 15, 20, 60, 100)])
+        np.testing.assert_allclose(rates, [1e-3, 5.5e-3, 1e-2, 5.5e-3, 1e-3, 5.5e-4, 1e-4], rtol=1e-5)
+
+    @pytest.mark.parametrize("num_warmup", [0, 50])
+    def test_one_cycle_falls_as_long_as_it_rises(self, num_warmup):
+        values = self.settings | {"train.schedule": "one_cycle", "train.warmup_steps": num_warmup}
+        assert "expected at least 1 and less than half" in refusal(build.build_schedule, **values)
+
     @pytest.mark.parametrize(("name", "end"), [("cosine", 1e-4), ("constant", 1e-2)])
     def test_without_warmup(self, name, end):
         values = self.settings | {"train.schedule": name, "train.warmup_steps": 0}

@@ -9,6 +9,7 @@ import pytest
 from tests import tiny
 from vpvae_jax import build, config_arguments
 from vpvae_jax.comparison import records, report
+from vpvae_jax.modalities import IMAGES
 
 README = (tiny.ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -46,6 +47,9 @@ def test_the_tables_are_those_of_the_recorded_runs():
     results = tiny.ROOT / "results" / "photos" / "comparison"
     comparison = config_arguments.load_config(tiny.ROOT / "configs" / "comparisons" / "photos.py")
     runs = records.read(results, "runs")
-    tables = [report.markdown_table(runs, list(dict(group))) for group in (comparison.methods, comparison.ablations)]
+    tables = [
+        report.markdown_table(runs, list(dict(group)), IMAGES.figures)
+        for group in (comparison.methods, comparison.ablations)
+    ]
     assert "\n".join(tables) == (results / "table.md").read_text()
     assert all(table in README for table in tables)

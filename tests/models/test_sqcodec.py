@@ -109,3 +109,17 @@ def test_attention_is_causal_and_reaches_one_window_back():
 def test_a_length_that_is_no_multiple_of_the_window_changes_nothing_before_it():
     x = _random(1, 14, 8)
     np.testing.assert_allclose(_transformer(x, 4)[:, :10], _transformer(x[:, :10], 4), atol=1e-5)
+
+
+def test_biases_of_the_first_layer_keep_the_gradient_at_silence_small():
+    """With norms upon norms, whatever is left of a signal that is nearly silent is magnified, and its gradient."""
+    loud = 0.3 * _random(1, 960)
+    nearly_silent = jnp.where(jnp.arange(960) < 480, loud, 1e-6 * loud)
+
+    def norm(first_bias_std):
+        encoder = SQCodecEncoder(widths=(4, 8, 8, 8), init_std=0.0, first_bias_std=first_bias_std, **SMALL)
+        params = encoder.init(jax.random.key(0), loud)
+        gradient = jax.grad(lambda params: jnp.mean(_random(1, 10, 16) * encoder.apply(params, nearly_silent)))(params)
+        return np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
+
+    assert norm(0.0) > 100 * norm(0.3)
