@@ -12,7 +12,8 @@ import numpy as np
 
 from vpvae_jax.comparison import records
 from vpvae_jax.comparison.output_distribution import draw_output_distribution
-from vpvae_jax.modalities import Figure, Modality
+from vpvae_jax.modalities import Modality
+from vpvae_jax.scoring.base import Figure
 
 _LINE_STYLES = ("-", "--", ":")
 _REFIT_STYLES = ("--.", ":.")  # by the codebook size of the training

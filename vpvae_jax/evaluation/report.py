@@ -13,7 +13,7 @@ import numpy as np
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
 from vpvae_jax.errors import CheckpointError
-from vpvae_jax.modalities import Figure, Shown
+from vpvae_jax.scoring.base import Figure, Shown
 from vpvae_jax.training.metric_log import read_metrics
 
 CURVES, CODE_USAGE = "curves.png", "code_usage.png"

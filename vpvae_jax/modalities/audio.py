@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import pathlib
 from typing import Any
 
 import grain
@@ -16,12 +15,14 @@ from vpvae_jax import losses
 from vpvae_jax.data.audio import AudioDecoder, check_clips, eval_clips, train_clips
 from vpvae_jax.data.sources import AUDIO_KEYS, AUDIO_SUFFIXES, FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError, DataError
-from vpvae_jax.modalities.base import Examples, Figure, Loss, Modality, Scorer, Shown
+from vpvae_jax.modalities.base import Examples, Loss, Modality
 from vpvae_jax.modalities.windows import Windows, decode_windows, encode_windows
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.sqcodec import SQCodecDecoder, SQCodecEncoder
 from vpvae_jax.models.whisper import load_whisper, log_mel
 from vpvae_jax.quantizers import Quantizer
+from vpvae_jax.scoring.audio import AudioScorer, show_audio
+from vpvae_jax.scoring.base import Figure
 from vpvae_jax.waveform import SAMPLE_RATE
 
 _MEBIBYTE = 2**20
@@ -176,18 +177,6 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
     return Examples(items, len(source), decoder.unreadable, batch_size=1)
 
 
-def _scorer() -> Scorer:
-    from vpvae_jax.evaluation.audio import AudioScorer
-
-    return AudioScorer()
-
-
-def _show(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
-    from vpvae_jax.evaluation.audio import show_audio
-
-    return show_audio(directory, examples)
-
-
 def check_examples(waveforms: Any, stride: int) -> None:
     """Raise DataError for another type or shape than floating `(n, samples)`, at least one sample."""
     del stride  # any length: it is filled up with zeros
@@ -240,7 +229,7 @@ AUDIO = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop), jnp.float32),
     examples=examples,
-    scorer=_scorer,
+    scorer=AudioScorer,
     figures={
         "stoi": Figure("STOI", 3),
         "stoi_continuous": Figure("continuous", 3),
@@ -249,7 +238,7 @@ AUDIO = Modality(
         "log_mel_distance": Figure("log-mel distance", 3),
         "cvu": Figure("CVU", 3),
     },
-    show=_show,
+    show=show_audio,
     to_signal=functools.partial(jnp.asarray, dtype=jnp.float32),
     to_stored=lambda signal: jnp.clip(signal, -1.0, 1.0),
     check_examples=check_examples,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import ml_collections
 import numpy as np
+
+from vpvae_jax.scoring.base import Figure, Scorer, Shown
 
 Config: TypeAlias = ml_collections.ConfigDict
 
@@ -29,31 +30,6 @@ class Examples(NamedTuple):
     total: int  # records, readable or not
     unreadable: Mapping[int, str]  # by index of the record, filled while `items` is gone through
     batch_size: int  # at a time; 1 where shapes differ
-
-
-class Figure(NamedTuple):
-    """How tables show a figure of merit."""
-
-    title: str
-    decimals: int
-
-
-class Shown(NamedTuple):
-    """An example of an evaluation for people to look at or listen to."""
-
-    evaluation: str  # "photos-test"
-    name: str
-    arrays: Mapping[str, np.ndarray]  # original, continuous, quantized: in stored form
-
-
-class Scorer(AbstractContextManager, Protocol):
-    """Takes reconstructions and gives figures of merit; leaving its context ends what it has running."""
-
-    def add(self, names: list[str], original: np.ndarray, continuous: np.ndarray, quantized: np.ndarray) -> None:
-        """Score a batch, `(n, ...)` in stored form each."""
-
-    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Means over all examples, None for one that nothing could be scored by, and `name` and scores of each."""
 
 
 class Modality(NamedTuple):

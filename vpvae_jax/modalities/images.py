@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pathlib
 from typing import Any
 
 import grain
@@ -16,10 +15,12 @@ from vpvae_jax.data.images import ImageDecoder, check_sizes, eval_images, train_
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.metrics import SSIM_WINDOW
-from vpvae_jax.modalities.base import Examples, Figure, Loss, Modality, Scorer, Shown
+from vpvae_jax.modalities.base import Examples, Loss, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import Quantizer
+from vpvae_jax.scoring.base import Figure
+from vpvae_jax.scoring.images import ImageScorer, show_images
 
 _MEBIBYTE = 2**20
 
@@ -127,18 +128,6 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
     return Examples(items, len(source), decoder.unreadable, config.eval.batch_size)
 
 
-def _scorer() -> Scorer:
-    from vpvae_jax.evaluation.images import ImageScorer
-
-    return ImageScorer()
-
-
-def _show(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
-    from vpvae_jax.evaluation.images import show_images
-
-    return show_images(directory, examples)
-
-
 def check_examples(images: Any, stride: int) -> None:
     """Raise DataError for another type or shape than uint8 `(n, height, width, 3)`, sides multiples of the stride."""
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -173,14 +162,14 @@ IMAGES = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop, crop, 3), jnp.uint8),
     examples=examples,
-    scorer=_scorer,
+    scorer=ImageScorer,
     figures={
         "psnr_db": Figure("PSNR dB", 2),
         "psnr_db_continuous": Figure("continuous dB", 2),
         "ssim": Figure("SSIM", 3),
         "cvu": Figure("CVU", 3),
     },
-    show=_show,
+    show=show_images,
     to_signal=pixels.to_signal,
     to_stored=pixels.to_pixels,
     check_examples=check_examples,

@@ -12,9 +12,9 @@ import pytest
 
 from tests import tiny
 from tests.recordings import NAMES, add_noise, recording
-from vpvae_jax.evaluation.scores import score
-from vpvae_jax.evaluation.scoring_pool import ScoringPool
 from vpvae_jax.metrics.audio import METRICS
+from vpvae_jax.scoring.pool import ScoringPool
+from vpvae_jax.scoring.scores import score
 
 SPEECH = recording("tt-weasels")
 SILENT = np.zeros_like(SPEECH)
@@ -186,7 +186,7 @@ def test_no_worker():
 SCRIPT = """
 import multiprocessing
 import numpy as np
-from vpvae_jax.evaluation.scoring_pool import ScoringPool
+from vpvae_jax.scoring.pool import ScoringPool
 
 if __name__ == "__main__":
     speech = np.random.default_rng(0).standard_normal(160_000).astype(np.float32) / 10

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vpvae_jax.evaluation.scores import Scored, summarise
+from vpvae_jax.scoring.scores import Scored, summarise
 
 
 def test_by_hand():

@@ -10,7 +10,7 @@ import matplotlib.figure
 import numpy as np
 
 from vpvae_jax import metrics
-from vpvae_jax.modalities.base import Shown
+from vpvae_jax.scoring.base import Shown
 
 MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
 RECONSTRUCTIONS = "reconstructions.png"

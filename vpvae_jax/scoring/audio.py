@@ -10,9 +10,9 @@ import matplotlib.figure
 import numpy as np
 import scipy.io.wavfile  # type: ignore[import-untyped]
 
-from vpvae_jax.evaluation.scores import summarise
-from vpvae_jax.evaluation.scoring_pool import ScoringPool
-from vpvae_jax.modalities.base import Shown
+from vpvae_jax.scoring.base import Shown
+from vpvae_jax.scoring.pool import ScoringPool
+from vpvae_jax.scoring.scores import summarise
 from vpvae_jax.waveform import SAMPLE_RATE
 
 SPECTROGRAMS = "spectrograms.png"

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vpvae_jax.evaluation.scores import Scored, score
 from vpvae_jax.metrics import audio
+from vpvae_jax.scoring.scores import Scored, score
 
 _IN_FLIGHT_PER_WORKER = 4  # enough that none waits for the caller; of 35 s and two reconstructions, 27 MB
 _ATTEMPTS = 2  # the second in a fresh process: what killed the first may have had nothing to do with the utterance

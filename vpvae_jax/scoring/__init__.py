@@ -1,0 +1,1 @@
+"""Figures of merit over many examples, and how reconstructions are shown."""

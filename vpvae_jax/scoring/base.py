@@ -1,0 +1,34 @@
+"""What scores and shows reconstructions of any kind of signal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Figure(NamedTuple):
+    """How tables show a figure of merit."""
+
+    title: str
+    decimals: int
+
+
+class Shown(NamedTuple):
+    """An example of an evaluation for people to look at or listen to."""
+
+    evaluation: str  # "photos-test"
+    name: str
+    arrays: Mapping[str, np.ndarray]  # original, continuous, quantized: in stored form
+
+
+class Scorer(AbstractContextManager, Protocol):
+    """Takes reconstructions and gives figures of merit; leaving its context ends what it has running."""
+
+    def add(self, names: list[str], original: np.ndarray, continuous: np.ndarray, quantized: np.ndarray) -> None:
+        """Score a batch, `(n, ...)` in stored form each."""
+
+    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Means over all examples, None for one that nothing could be scored by, and `name` and scores of each."""
