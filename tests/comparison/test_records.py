@@ -60,3 +60,9 @@ def test_a_damaged_file_is_named(tmp_path, row):
     (tmp_path / "runs.csv").write_text(f"method,codebook_size,seed\n{row}\n")
     with pytest.raises(CheckpointError, match=r"runs\.csv is damaged .*move it away to start anew"):
         records.read(tmp_path, "runs")
+
+
+def test_a_figure_without_a_score_is_kept_as_none(tmp_path):
+    row = {"method": "vq", "codebook_size": 256, "seed": 0, "test_stoi": None}
+    records.record(tmp_path, "runs", ("vq", 256, 0), [row])
+    assert records.read(tmp_path, "runs") == [row]

@@ -83,6 +83,6 @@ def _identity(table: str, row: Row) -> tuple:
 
 
 def _number(text: str) -> int | float | None:
-    if not text:
+    if text == "":
         return None  # a figure that no example could be scored by
     return int(text) if text.lstrip("-").isdigit() else float(text)
