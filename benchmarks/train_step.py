@@ -35,6 +35,7 @@ import numpy as np
 from benchmarks import reporting
 from vpvae_jax import build, pixels
 from vpvae_jax.config_arguments import load_config
+from vpvae_jax.host_memory import keep_freed_memory
 from vpvae_jax.training import loop
 from vpvae_jax.training.metric_log import read_metrics
 from vpvae_jax.xla_flags import set_cpu_flags
@@ -94,6 +95,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=10, help="updates a block")
     arguments = parser.parse_args()
+    keep_freed_memory()
     set_cpu_flags()
     jax.config.update("jax_platforms", "cpu")
     measures = {

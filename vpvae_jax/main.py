@@ -11,6 +11,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vpvae_jax.command_line import fail, parse_flags, quiet_libraries
+from vpvae_jax.host_memory import keep_freed_memory
 from vpvae_jax.xla_flags import set_cpu_flags
 
 MODES = ("train", "fit_codebook", "evaluate", "report")
@@ -92,6 +93,7 @@ def _main(argv: list[str]) -> None:
     del argv
     if not _WORKDIR.value:
         fail("no work directory: expected --workdir=DIR")
+    keep_freed_memory()
     set_cpu_flags()
     quiet_libraries()
     from vpvae_jax.errors import UserError

@@ -15,6 +15,7 @@ import ml_collections
 from vpvae_jax import workdir as layout
 from vpvae_jax.comparison import grid, lock
 from vpvae_jax.errors import ConfigError, UserError
+from vpvae_jax.host_memory import keep_freed_memory
 from vpvae_jax.xla_flags import set_cpu_flags
 
 _CACHE = "compiled"
@@ -26,6 +27,7 @@ def main(workdir: pathlib.Path) -> None:
     job = layout.read_json(workdir / grid.JOB)
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX starts its threads
+    keep_freed_memory()
     set_cpu_flags()
     # Seeds share their programs, and so do the checkpoints of a curve.
     jax.config.update("jax_compilation_cache_dir", str(workdir.parent / _CACHE))
