@@ -1,6 +1,6 @@
 r"""The speech experiments of arXiv 2602.17133: LibriSpeech at 166.67 tokens a second, every quantizer and K.
 
-Prepare once, with TensorFlow (pip install 'vpvae_jax[prepare]'; the training does without it):
+Prepare once, with TensorFlow and ffmpeg (pip install 'vpvae_jax[prepare]'; the training does without them):
 
     tfds build librispeech --file_format=array_record
     tfds build common_voice/en --file_format=array_record
