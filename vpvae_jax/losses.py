@@ -28,8 +28,7 @@ def multi_scale_stft(
         reconstruction: `(n, samples)`.
         waveforms: the same shape; more samples than half the largest size.
         sizes: window lengths in samples.
-        floor: of a magnitude in the logarithm. The logarithm's gradient is up to `1 / floor`: the published 1e-8 lets
-            single silent bins outweigh all others.
+        floor: of a magnitude in the logarithm, whose gradient it bounds by its inverse; published 1e-8.
 
     Source: arXiv 2504.04949's public training code.
     """
