@@ -1,5 +1,5 @@
 # make demo    train, fit, evaluate on bundled photographs, about 7 minutes on 2 CPU cores
-# make demo-audio    the same on recorded speech, at most 15 minutes; DEMO_METHOD=fsp for another quantizer
+# make demo-audio    the same on recorded speech, about 7 minutes; DEMO_METHOD=fsp for another quantizer
 # make test    the default test suite
 # make check   what CI runs of lint and types
 # make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
