@@ -1,4 +1,4 @@
-# make demo    train, fit, evaluate on bundled photographs, about 7 minutes on 2 CPU cores
+# make demo    train, fit, evaluate on bundled photographs, about 5 minutes on 2 CPU cores
 # make demo-audio    the same on recorded speech, about 7 minutes; DEMO_METHOD=fsp for another quantizer
 # make test    the default test suite
 # make check   what CI runs of lint and types

@@ -2,8 +2,8 @@
 
 python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR
 
-About 6 minutes, without installation, on 2 cores of an AMD EPYC. Expected: photos-test 28.9 dB, CVU 0.28;
-photos-validation 27.7 dB, CVU 0.65. Settings without a source were found by trial on these photographs.
+About 4 minutes, without installation, on 2 cores of an AMD EPYC. Expected: photos-test 29.1 dB, CVU 0.29;
+photos-validation 27.8 dB, CVU 0.65. Settings without a source were found by trial on these photographs.
 """
 
 import ml_collections
