@@ -185,10 +185,12 @@ def test_no_worker():
 
 SCRIPT = """
 import multiprocessing
+import signal
 import numpy as np
 from vpvae_jax.scoring.pool import ScoringPool
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     speech = np.random.default_rng(0).standard_normal(160_000).astype(np.float32) / 10
     with ScoringPool(num_workers=2) as pool:
         pool.submit("warm up", speech, {"": speech})
