@@ -30,6 +30,7 @@ def _results(workdir, split):
     return json.loads(next((workdir / "eval").glob(f"*-{split}.json")).read_text())
 
 
+@pytest.mark.slow
 def test_a_run_leaves_figures_recordings_and_pictures(trained):
     for split, number in SPLITS.items():
         results = _results(trained, split)
@@ -48,12 +49,14 @@ def test_a_run_leaves_figures_recordings_and_pictures(trained):
     assert len(lengths) == 1
 
 
+@pytest.mark.slow
 def test_the_wav_of_the_original_is_the_recording(trained):
     rate, samples = scipy.io.wavfile.read(next((trained / "audio").glob(f"*-test-*{NAMES[0]}*-original.wav")))
     assert rate == 16_000
     np.testing.assert_allclose(samples / 32767, recording(NAMES[0]), atol=1 / 32767)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_tokenizer(trained):
     """Against the metric of tokens that are encoded and decoded here."""
     from vpvae_jax.tokenizer import Tokenizer
@@ -66,6 +69,7 @@ def test_scores_are_those_of_the_tokenizer(trained):
     assert each["si_sdr_db"] == pytest.approx(audio.si_sdr(decoded, waveform), abs=1e-2)
 
 
+@pytest.mark.slow
 def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
     good = recording(NAMES[0])
     folder = tmp_path / "mixed"

@@ -53,7 +53,8 @@ def magnitudes(waveforms: jax.Array, size: int) -> jax.Array:
     # A window is four hops: so frames are four shifted views, without a gather.
     hops = padded[:, : (num_frames + _HOPS_PER_WINDOW - 1) * hop].reshape(padded.shape[0], -1, hop)
     frames = jnp.concatenate([hops[:, i : i + num_frames] for i in range(_HOPS_PER_WINDOW)], axis=-1)
-    spectrum = frames @ _windowed_fourier(size)
+    # Accelerators would round the factors to fewer bits, and so fill the quiet bins that the logarithm compares.
+    spectrum = jnp.matmul(frames, _windowed_fourier(size), precision=jax.lax.Precision.HIGHEST)
     real, imaginary = jnp.split(spectrum, 2, axis=-1)
     return jnp.sqrt(real**2 + imaginary**2 + _TINY)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import safetensors
@@ -81,9 +80,10 @@ class Tokenizer:
 
     def latents(self, examples: np.ndarray | jax.Array) -> jax.Array:
         """Latents as the decoder sees them without quantization, `(n, ..., d)` float32, of `(n, ...)` examples."""
+        examples = examples if isinstance(examples, jax.Array) else np.asarray(examples)
         self.modality.check_examples(examples, self.stride)
         encode = functools.partial(self._to_latents, self._weights)
-        return jnp.asarray(self.modality.encode(self.config, encode, examples))
+        return jax.device_put(self.modality.encode(self.config, encode, examples))
 
     def encode(self, examples: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of examples.
@@ -95,13 +95,14 @@ class Tokenizer:
             `(n, h / stride, w / stride)` or `(n, ceil(samples / stride))` int32 indices in 0..codebook_size - 1.
 
         Raises:
-            DataError: another type or shape.
+            DataError: another type or shape, samples that are not finite.
         """
         return self.encode_latents(self.latents(examples))
 
     def encode_latents(self, z: jax.Array) -> jax.Array:
         """Tokens of latents, `(n, ..., d)` to `(n, ...)` int32."""
-        return self._to_indices(self._weights, z)
+        to_indices = functools.partial(self._to_indices, self._weights)
+        return jax.device_put(self.modality.map_tokens(self.config, to_indices, z))
 
     def decode(self, indices: np.ndarray | jax.Array) -> jax.Array:
         """Examples of tokens.
@@ -116,19 +117,21 @@ class Tokenizer:
         Raises:
             DataError: indices of codes that do not exist, or not a batch of grids of whole numbers.
         """
+        indices = np.asarray(indices)
         axes = self.modality.token_axes
-        if indices.ndim != 1 + axes or not indices.size or not jnp.issubdtype(indices.dtype, jnp.integer):
+        if indices.ndim != 1 + axes or not indices.size or not np.issubdtype(indices.dtype, np.integer):
             shape = "(n, height, width)" if axes == 2 else "(n, tokens)"
             raise DataError(f"indices are {indices.dtype} {indices.shape}: expected whole numbers {shape}")
         lowest, highest = int(indices.min()), int(indices.max())
         if lowest < 0 or highest >= self.codebook_size:
             raise DataError(f"indices run from {lowest} to {highest} but codes are 0..{self.codebook_size - 1}")
-        return self.decode_latents(self._to_codes(self._weights, jnp.asarray(indices, jnp.int32)))
+        to_codes = functools.partial(self._to_codes, self._weights)
+        return self.decode_latents(self.modality.map_tokens(self.config, to_codes, indices.astype(np.int32)))
 
     def decode_latents(self, z: jax.Array) -> jax.Array:
         """Examples of latents that were not quantized, `(n, ..., d)`; see `decode`."""
         decode = functools.partial(self._to_examples, self._weights)
-        return jnp.asarray(self.modality.decode(self.config, decode, z))
+        return jax.device_put(self.modality.decode(self.config, decode, z))
 
     def save(self, directory: pathlib.Path | str) -> None:
         """Write `weights.safetensors` and `tokenizer.json`; an older directory is replaced once both are written."""

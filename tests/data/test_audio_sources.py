@@ -203,7 +203,7 @@ class TestTfdsAudio:
         assert {record.encoded for record in source} == {file.read_bytes() for file in recordings("test")[:2]}
         check_clips(source)
 
-    def test_without_a_name_or_a_rate(self, tmp_path, caplog):
+    def test_without_a_name_or_a_rate(self, tmp_path):
         source = tfds_source(str(prepare(TinyVoice, tmp_path)), "train", key=AUDIO_KEYS)
         assert source.sample_rate is None
         names = names_of(source)
@@ -211,7 +211,8 @@ class TestTfdsAudio:
         assert all(name == "ab" or name == f"train[{index}]" for index, name in enumerate(names))
         assert source[0].encoded.dtype == np.int64
         check_clips(source, sample_rate=48_000)
-        assert "taking 48000 Hz" in caplog.text
+        with pytest.raises(DataError, match="does not state the rate"):
+            next(eval_clips(source, AudioDecoder()))
 
     def test_unknown_data_set(self, librispeech):
         with pytest.raises(DataError, match=r"no prepared TFDS data set 'librispeech'.*--file_format=array_record"):

@@ -56,6 +56,11 @@ class TestFolderSource:
         write_images(tmp_path, ["c.png", "a.png", "b/z.png", "b/a.png"])
         assert names_of(folder_source(str(tmp_path), "all")) == ["a.png", "b/a.png", "b/z.png", "c.png"]
 
+    def test_hidden_files_are_no_images(self, tmp_path):
+        for name in ("a.png", "._a.png", ".b.png"):
+            (tmp_path / name).write_bytes(b"")
+        assert names_of(folder_source(str(tmp_path), "all")) == ["a.png"]
+
     def test_split_subfolders_are_the_splits(self, tmp_path):
         write_images(tmp_path, ["train/1.png", "train/deep/2.png", "validation/3.png", "test/4.png", "5.png"])
         assert names_of(folder_source(str(tmp_path), "train")) == ["train/1.png", "train/deep/2.png"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vpvae_jax.models import waveform_layers as layers
-from vpvae_jax.models.local_attention import LocalTransformer
+from vpvae_jax.models.local_attention import LocalAttention, LocalTransformer
 from vpvae_jax.models.sqcodec import SQCodecDecoder, SQCodecEncoder
 
 SMALL = {"feature_dim": 16, "attention_depth": 1, "attention_window": 8}
@@ -47,23 +47,51 @@ def test_trend_pool_is_maximum_then_mean_of_magnitudes():
     np.testing.assert_array_equal(layers.trend_pool(x, 1), x)
 
 
-@pytest.mark.parametrize("dilation", [1, 3])
-def test_depthwise_convolution_equals_a_grouped_one(dilation):
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 3, (1, 3, 2, 1)])
+def test_depthwise_convolution_is_one_of_each_channel(dilation, multiplier):
     x = _random(2, 30, 4)
-    module = layers.DepthwiseConv(7, dilation=dilation)
-    params = module.init(jax.random.key(1), x)["params"] | {"bias": _random(4, 1, seed=2), "length": _random(4, 1)}
+    module = layers.DepthwiseConv(7, multiplier=multiplier, dilation=dilation)
+    shape = (4, multiplier)
+    params = module.init(jax.random.key(1), x)["params"]
+    params |= {"bias": _random(*shape, seed=2), "length": _random(*shape, seed=3)}
     direction = params["direction"]
-    kernel = direction * (params["length"] / jnp.linalg.norm(direction, axis=0))
-    expected = jax.lax.conv_general_dilated(
-        x,
-        kernel.transpose(0, 2, 1),
-        (1,),
-        [(3 * dilation, 3 * dilation)],
-        rhs_dilation=(dilation,),
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=4,
+    kernel = direction * (params["length"] / jnp.linalg.norm(direction, axis=0))  # (7, channels, multiplier)
+    y = module.apply({"params": params}, x)
+    assert y.shape == (2, 30, 4 * multiplier)
+    for channel in range(4):
+        spread = dilation[channel] if isinstance(dilation, tuple) else dilation
+        for filter_ in range(multiplier):
+            taps = np.zeros(6 * spread + 1)
+            taps[::spread] = kernel[:, channel, filter_]
+            for clip in range(2):
+                expected = np.correlate(np.pad(x[clip, :, channel], 3 * spread), taps, mode="valid")
+                found = y[clip, :, channel * multiplier + filter_]
+                np.testing.assert_allclose(found, expected + params["bias"][channel, filter_], atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "stride", "dilation"), [(3, 3, 1), (5, 1, 1), (3, 1, 2)])
+def test_convolution_is_a_sum_over_taps(width, stride, dilation):
+    x = _random(2, 12, 3)
+    module = layers.WeightNormConv(4, width, stride, dilation)
+    params = module.init(jax.random.key(1), x)["params"] | {"bias": _random(4, seed=2), "length": _random(4, seed=3)}
+    direction = params["direction"]
+    kernel = direction * (params["length"] / jnp.linalg.norm(direction.reshape(-1, 4), axis=0))
+    reach = 0 if stride > 1 else dilation * (width // 2)
+    padded = np.pad(x, ((0, 0), (reach, reach), (0, 0)))
+    starts = range(0, 12, stride)
+    expected = [sum(padded[:, start + dilation * tap] @ kernel[tap] for tap in range(width)) for start in starts]
+    np.testing.assert_allclose(
+        module.apply({"params": params}, x), np.stack(expected, axis=1) + params["bias"], atol=1e-5
     )
-    np.testing.assert_allclose(module.apply({"params": params}, x), expected + params["bias"][:, 0], atol=1e-5)
+
+
+def test_instance_norm_is_over_time_for_each_clip_and_channel():
+    x = 3 + _random(2, 50, 4) * jnp.array([0.1, 1.0, 2.0, 10.0])
+    params = {"scale": _random(4, seed=1), "bias": _random(4, seed=2)}
+    mean, deviation = np.mean(x, axis=1, keepdims=True), np.std(x, axis=1, keepdims=True)
+    expected = (x - mean) / deviation * params["scale"] + params["bias"]
+    np.testing.assert_allclose(layers.InstanceNorm().apply({"params": params}, x), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_upsampling_is_linear_between_centres():
@@ -84,6 +112,19 @@ def test_snake_and_its_gradient_equal_the_formula():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-2)
 
 
+def test_snake_is_no_worse_in_bfloat16_than_its_arguments():
+    x, alpha = 20 * _random(3, 50, 4), jnp.array([0.3, 1.0, 2.5, 7.0])
+    x, alpha = (array.astype(jnp.bfloat16) for array in (x, alpha))
+    exact = [array.astype(jnp.float32) for array in (x, alpha)]
+    (value, gradient), (expected, expected_gradient) = (
+        (layers.snake(*arguments), jax.grad(lambda x, a: layers.snake(x, a).astype(jnp.float32).sum())(*arguments))
+        for arguments in ((x, alpha), exact)
+    )
+    assert value.dtype == gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(value.astype(jnp.float32), expected, rtol=0.01, atol=0.01)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), expected_gradient, rtol=0.01, atol=0.01)
+
+
 def test_product_has_the_gradient_of_a_product():
     x, kernel = _random(2, 5, 3), _random(3, 4, seed=1)
     ours, theirs = (
@@ -95,7 +136,31 @@ def test_product_has_the_gradient_of_a_product():
 
 def _transformer(x, window):
     module = LocalTransformer(depth=1, num_heads=2, head_dim=4, window=window)
-    return module.apply(module.init(jax.random.key(3), x), x)
+    params = jax.jit(module.init)(jax.random.key(3), x)
+    return jax.jit(module.apply)(params, x)
+
+
+@pytest.mark.parametrize("length", [3, 8, 14])
+def test_attention_is_the_softmax_over_its_window_and_the_one_before(length):
+    window, num_heads, head_dim, x = 4, 2, 4, _random(1, length, 8)
+    bias = jax.random.normal(jax.random.key(5), (num_heads, 4, 8))
+    distance = window + np.arange(window)[:, None] - np.arange(2 * window)
+    bias = jnp.where(distance >= 0, bias, -1e9)
+    module = LocalAttention(num_heads, head_dim)
+    params = module.init(jax.random.key(3), x, bias)["params"]
+    h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    query, key, value = np.split(np.asarray(h[0] @ params["qkv"]["kernel"]).reshape(length, 3, 2, 4), 3, axis=1)
+    expected = np.zeros((length, num_heads, head_dim))
+    for head in range(num_heads):
+        for q in range(length):
+            start = q // window * window
+            seen = np.arange(max(0, start - window), q + 1)
+            scores = np.array([query[q, 0, head] @ key[k, 0, head] / np.sqrt(head_dim) for k in seen])
+            scores += np.asarray(bias)[head, q - start, seen - start + window]
+            weights = np.exp(scores) / np.exp(scores).sum()
+            expected[q, head] = weights @ value[seen, 0, head]
+    expected = expected.reshape(length, -1) @ params["out"]["kernel"]
+    np.testing.assert_allclose(module.apply({"params": params}, x, bias)[0], expected, atol=1e-5)
 
 
 def test_attention_is_causal_and_reaches_one_window_back():
@@ -111,6 +176,7 @@ def test_a_length_that_is_no_multiple_of_the_window_changes_nothing_before_it():
     np.testing.assert_allclose(_transformer(x, 4)[:, :10], _transformer(x[:, :10], 4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_biases_of_the_first_layer_keep_the_gradient_at_silence_small():
     """With norms upon norms, whatever is left of a signal that is nearly silent is magnified, and its gradient."""
     loud = 0.3 * _random(1, 960)
@@ -118,8 +184,12 @@ def test_biases_of_the_first_layer_keep_the_gradient_at_silence_small():
 
     def norm(first_bias_std):
         encoder = SQCodecEncoder(widths=(4, 8, 8, 8), init_std=0.0, first_bias_std=first_bias_std, **SMALL)
-        params = encoder.init(jax.random.key(0), loud)
-        gradient = jax.grad(lambda params: jnp.mean(_random(1, 10, 16) * encoder.apply(params, nearly_silent)))(params)
+        params = jax.jit(encoder.init)(jax.random.key(0), loud)
+
+        def loss(params):
+            return jnp.mean(_random(1, 10, 16) * encoder.apply(params, nearly_silent))
+
+        gradient = jax.jit(jax.grad(loss))(params)
         return np.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
 
     assert norm(0.0) > 100 * norm(0.3)

@@ -267,7 +267,7 @@ class TestRepository:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         refused("openai/whisper-tiny.en", "needs huggingface_hub: pip install huggingface_hub")
 
-    @pytest.mark.parametrize("kind", [ConnectionError, FileNotFoundError, ValueError])
+    @pytest.mark.parametrize("kind", [ConnectionError, ValueError, Exception])  # of httpx, for one
     def test_no_network(self, monkeypatch, kind):
         def download(*_):
             raise kind("cannot be reached\nand more lines")

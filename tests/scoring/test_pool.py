@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -147,6 +148,31 @@ def test_an_utterance_that_kills_every_process_fails_alone(lone_worker):
     assert set(deadly.failures.values()) == {"the scoring process died 2 times, last with exit code -11"}
 
 
+def test_an_utterance_too_long_for_the_memory_fails_alone(lone_worker):
+    """Of an hour STOI asks for 965 MiB at once; the worker's address space has less than that left."""
+    pool, worker = lone_worker
+    with open(f"/proc/{worker}/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker, resource.RLIMIT_AS, (used + 9 * 2**27, used + 9 * 2**27))
+    hour = np.resize(SPEECH, 3600 * 16_000)
+    pool.submit("long", hour, {"": hour})
+    pool.submit("after", SPEECH, {"": SPEECH})
+    long, after = pool.results()
+    assert not after.failures
+    assert "too little memory for 3600 s" in long.failures["stoi"]
+    assert worker in process_ids()
+
+
+def test_processes_start_when_there_is_work_for_them():
+    before = process_ids()
+    with ScoringPool(num_workers=5) as pool:
+        assert process_ids() == before
+        for _ in range(2):
+            pool.submit("one at a time", SPEECH, {"": SPEECH})
+            list(pool.results())
+        assert len(process_ids() - before) == 1
+
+
 def test_a_mistake_in_the_caller_is_raised(lone_worker):
     pool, _ = lone_worker
     pool.submit("batch", SPEECH[None], {"": SPEECH[None]})
@@ -172,9 +198,11 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
 
 def test_leaving_early_ends_what_is_under_way():
     with pytest.raises(KeyboardInterrupt), ScoringPool(num_workers=1) as pool:  # noqa: PT012
-        workers = process_ids()
         pool.submit("never read", SPEECH, {"": SPEECH})
+        wait_until(process_ids)
+        workers = process_ids()
         raise KeyboardInterrupt
+    assert workers
     assert not process_ids() & workers
 
 
@@ -193,7 +221,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
     speech = np.random.default_rng(0).standard_normal(160_000).astype(np.float32) / 10
     with ScoringPool(num_workers=2) as pool:
-        pool.submit("warm up", speech, {"": speech})
+        for _ in range(2):
+            pool.submit("warm up", speech, {"": speech})
         list(pool.results())
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import logging
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -16,11 +15,11 @@ from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import DataError
 from vpvae_jax.waveform import SAMPLE_RATE, normalize_gain
 
-_LOG = logging.getLogger(__name__)
 MIN_SAMPLES = 96  # one frame of the codec, 6 ms
 _MIN_SAMPLE_RATE = 4000  # Hz; a header that states less is damaged, and resampling it would fill the memory
 _MAX_FRAMES = 2**30  # 6 hours at 48 kHz; a header that states more is damaged, or of a file written to a pipe
 _FULL_SCALE = 2**15  # of 16 bit samples, which is what TFDS stores, in integers of whatever width
+_SILENT = 4 / _FULL_SCALE  # what is never louder is the noise of 16 bit samples: scaling it would make noise of it
 _WAV_OPEN_END = 0x7FFFF000  # data sizes from here on mean "until the end of the file" (ffmpeg, sox, arecord)
 
 
@@ -29,11 +28,11 @@ class AudioDecoder(Decoder):
 
     A record is an encoded file (wav, flac, ogg, mp3: whatever libsndfile reads), whose rate and channels it states
     itself, or an integer array of 16 bit samples, `(samples,)` or `(samples, channels)`. Channels are averaged. Of the
-    files that can be cut off, wav and flac are found out; ogg and mp3 decode to what is left of them.
+    files that can be cut off, wav (RIFF) and flac are found out; ogg, mp3, RF64 and W64 decode to what is left of them.
 
     Args:
         normalize: apply `normalize_gain` to the whole recording; silence then counts as unreadable.
-        sample_rate: Hz of integer samples whose source does not state it.
+        sample_rate: Hz of integer samples whose source does not state it; None if all do.
         min_samples: at 16 kHz; shorter recordings count as unreadable.
         cache_bytes: see `Decoder`.
     """
@@ -45,7 +44,7 @@ class AudioDecoder(Decoder):
         self,
         *,
         normalize: bool = False,
-        sample_rate: int = SAMPLE_RATE,
+        sample_rate: int | None = None,
         min_samples: int = MIN_SAMPLES,
         cache_bytes: int = 0,
     ):
@@ -56,17 +55,22 @@ class AudioDecoder(Decoder):
         """The waveform of an encoded file or of integer samples.
 
         Raises:
-            DataError: a package of the extra `audio` is missing.
+            DataError: a package of the extra `audio` is missing, or nobody states the rate of integer samples.
         """
         if isinstance(encoded, bytes):
             samples, sample_rate = _read_file(encoded)
         else:
-            samples, sample_rate = _scale(encoded), getattr(record_source, "sample_rate", None) or self._sample_rate
+            stated = getattr(record_source, "sample_rate", None) or self._sample_rate
+            if stated is None:
+                raise DataError(
+                    "the data set does not state the rate of its samples: set --config.data.sample_rate to it, in Hz"
+                )
+            samples, sample_rate = _scale(encoded), stated
         waveform = _to_waveform(samples, sample_rate)
         if waveform.size < self._min_samples:
             raise ValueError(f"{waveform.size} samples at 16 kHz, but {self._min_samples} are needed")
         if self._normalize:
-            if not waveform.any():
+            if np.abs(waveform).max() <= _SILENT:
                 raise ValueError("silent: nothing to scale")
             waveform = normalize_gain(waveform)
         return waveform
@@ -78,7 +82,7 @@ def train_clips(
     batch_size: int,
     crop: int,
     normalize: bool = True,
-    sample_rate: int = SAMPLE_RATE,
+    sample_rate: int | None = None,
     min_samples: int = MIN_SAMPLES,
     seed: int = 0,
     num_threads: int = 2,
@@ -89,7 +93,8 @@ def train_clips(
     Args:
         source: records; each gives one crop an epoch, however long it is.
         batch_size: clips a batch.
-        crop: samples of a crop, at a random place; a shorter recording is followed by zeros.
+        crop: samples of a crop, at a random place; a shorter recording is repeated: silence that nobody recorded
+            would enter norms, memory and codebook.
         normalize: scale each recording, before the crop, so that its loudest parts are equally loud.
         sample_rate: see `AudioDecoder`.
         min_samples: see `AudioDecoder`.
@@ -108,7 +113,7 @@ def train_clips(
         del name
         excess = waveform.size - crop
         if excess < 0:
-            return np.pad(waveform, (0, -excess))
+            return np.resize(waveform, crop)
         start = int(rng.integers(excess + 1))
         return waveform[start : start + crop]
 
@@ -139,7 +144,7 @@ def check_clips(
     source: Sequence[Record],
     *,
     normalize: bool = False,
-    sample_rate: int = SAMPLE_RATE,
+    sample_rate: int | None = None,
     min_samples: int = MIN_SAMPLES,
     max_clips: int = 16,
 ) -> None:
@@ -148,23 +153,21 @@ def check_clips(
     Args:
         source: records.
         normalize: see `AudioDecoder`.
-        sample_rate: see `AudioDecoder`; a warning says when it is a guess.
+        sample_rate: see `AudioDecoder`.
         min_samples: see `AudioDecoder`.
         max_clips: how many to try.
 
     Raises:
-        DataError: none of them can be read, or a package of the extra `audio` is missing.
+        DataError: none of them can be read, nobody states the rate of their samples, or a package of the extra `audio`
+            is missing.
     """
     for package in ("soundfile", "soxr"):
         _package(package)
     decoder = AudioDecoder(normalize=normalize, sample_rate=sample_rate, min_samples=min_samples)
     num_tried = min(max_clips, len(source))
     for index in range(num_tried):
-        if decoder(index, source) is None:
-            continue
-        if isinstance(source[index].encoded, np.ndarray) and not getattr(source, "sample_rate", None):
-            _LOG.warning("the data set does not state the rate of its samples: taking %d Hz", sample_rate)
-        return
+        if decoder(index, source) is not None:
+            return
     reasons = list(decoder.unreadable.values())
     raise DataError(
         f"none of the first {num_tried} recordings can be read ({reasons[0] if reasons else 'there are none'}): "
@@ -213,7 +216,8 @@ def _scale(samples: np.ndarray) -> np.ndarray:
         raise ValueError(f"array of {samples.dtype}, shape {samples.shape}: expected integer samples")
     if samples.size and not -_FULL_SCALE <= samples.min() <= samples.max() < _FULL_SCALE:
         raise ValueError(f"samples from {samples.min()} to {samples.max()}: expected 16 bit")
-    return (samples.astype(np.float32) / _FULL_SCALE).reshape(len(samples), -1)
+    by_channel = samples[:, None] if samples.ndim == 1 else samples
+    return by_channel.astype(np.float32) / _FULL_SCALE
 
 
 def _to_waveform(samples: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -161,7 +161,12 @@ def tfds_source(
 
 
 def _files(root: pathlib.Path, suffixes: tuple[str, ...], noun: str) -> list[pathlib.Path]:
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    # Names with a dot in front are no content: macOS leaves `._name.wav` beside files on other file systems.
+    files = sorted(
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
     if not files:
         raise DataError(f"{root} holds no {noun}: expected {', '.join(suffixes)} files in it or below it")
     return files

@@ -7,7 +7,6 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -57,7 +56,7 @@ def evaluate(
             original = np.stack([example for _, example in batch])
             # The last batch is filled up, so that one program serves all; what was added is cut off again.
             lacking = examples.batch_size - len(batch)
-            z = tokenizer.latents(jnp.pad(original, ((0, lacking), *[(0, 0)] * (original.ndim - 1)), mode="edge"))
+            z = tokenizer.latents(np.pad(original, ((0, lacking), *[(0, 0)] * (original.ndim - 1)), mode="edge"))
             indices = tokenizer.encode_latents(z)
             continuous, quantized = (
                 np.asarray(decoded)[: len(batch), : original.shape[1]]

@@ -28,6 +28,7 @@ LOG_MEL_FFT = 400  # samples, 25 ms
 LOG_MEL_HOP = 160  # samples, 10 ms
 LOG_MEL_BANDS = 80
 LOG_MEL_FLOOR = 1e-10  # power of a band, below the 2.4e-10 that rounding to 16 bits leaves
+_LOG_MEL_BLOCK = 4096  # frames at a time, for memory
 
 PESQ_MAX_BURSTS = 40  # of 50; the count was at most 4 short in 240 signals made to mislead it
 PESQ_MAX_SECONDS = 96.0
@@ -183,8 +184,11 @@ def _log_mel(waveform: np.ndarray) -> np.ndarray:
     """`(frames, bands)`."""
     window = np.hanning(LOG_MEL_FFT + 1)[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(waveform, LOG_MEL_FFT)[::LOG_MEL_HOP]
-    power = np.abs(np.fft.rfft(frames * window)) ** 2
-    return np.log10(np.maximum(power @ _filters(), LOG_MEL_FLOOR))
+    bands = []
+    for first in range(0, len(frames), _LOG_MEL_BLOCK):
+        power = np.abs(np.fft.rfft(frames[first : first + _LOG_MEL_BLOCK] * window)) ** 2
+        bands.append(np.log10(np.maximum(power @ _filters(), LOG_MEL_FLOOR)))
+    return np.concatenate(bands)
 
 
 @functools.cache

@@ -10,13 +10,15 @@ import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from vpvae_jax import losses
 from vpvae_jax.data.audio import AudioDecoder, check_clips, eval_clips, train_clips
 from vpvae_jax.data.sources import AUDIO_KEYS, AUDIO_SUFFIXES, FolderSource, TfdsSource, folder_source, tfds_source
 from vpvae_jax.errors import ConfigError, DataError
+from vpvae_jax.metrics.audio import require_packages
 from vpvae_jax.modalities.base import Examples, Loss, Modality
-from vpvae_jax.modalities.windows import Windows, decode_windows, encode_windows
+from vpvae_jax.modalities.windows import Windows, decode_windows, encode_windows, map_tokens
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.models.sqcodec import SQCodecDecoder, SQCodecEncoder
 from vpvae_jax.models.whisper import load_whisper, log_mel
@@ -26,6 +28,7 @@ from vpvae_jax.scoring.base import Figure
 from vpvae_jax.waveform import SAMPLE_RATE
 
 _MEBIBYTE = 2**20
+_LOUDEST = 4.0  # resampling may exceed 1; what exceeds this is in other units
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -64,6 +67,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if config.data.crop < shortest:
         raise ConfigError(
             f"data.crop={config.data.crop}: expected at least {shortest} samples, for the longest spectrum"
+        )
+    rate = config.data.sample_rate
+    if rate is not None and (rate <= 0 or config.data.source == "folder"):
+        raise ConfigError(
+            f"data.sample_rate={rate}: expected a positive number of Hz, of tfds samples whose data set does not state "
+            "it; files state theirs"
         )
     if 2 * model.context >= model.window:
         raise ConfigError(
@@ -163,8 +172,9 @@ def build_batches(
 
 
 def check_data(config: ml_collections.ConfigDict, source: FolderSource | TfdsSource, crop: int) -> None:
-    """Raise DataError if nothing among the first recordings can be read."""
-    del crop  # a shorter recording is filled up with silence
+    """Raise DataError if nothing among the first recordings can be read, UserError if metrics lack a package."""
+    require_packages()
+    del crop  # a shorter recording is repeated
     check_clips(
         source, normalize=config.data.normalize, sample_rate=config.data.sample_rate, min_samples=stride(config)
     )
@@ -178,10 +188,13 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
 
 
 def check_examples(waveforms: Any, stride: int) -> None:
-    """Raise DataError for another type or shape than floating `(n, samples)`, at least one sample."""
+    """Raise DataError for another type or shape than floating `(n, samples)`, or samples that are no waveform."""
     del stride  # any length: it is filled up with zeros
     if not jnp.issubdtype(waveforms.dtype, jnp.floating) or waveforms.ndim != 2 or not waveforms.size:
         raise DataError(f"waveforms are {waveforms.dtype} {waveforms.shape}: expected float32 (n, samples) at 16 kHz")
+    largest = np.abs(waveforms).max()
+    if not largest <= _LOUDEST:  # nor NaN
+        raise DataError(f"waveforms reach {largest}: expected samples in [-1, 1], divide integers of 16 bits by 32768")
 
 
 def windows(config: ml_collections.ConfigDict) -> Windows:
@@ -190,20 +203,11 @@ def windows(config: ml_collections.ConfigDict) -> Windows:
     return Windows(hop, config.model.window // hop, config.model.context // hop, config.eval.batch_size)
 
 
-def _encode(config, function, waveforms):
-    return encode_windows(windows(config), function, waveforms)
-
-
-def _decode(config, function, latents):
-    return decode_windows(windows(config), function, latents)
-
-
 AUDIO = Modality(
     name="audio",
     unit="clip",
     required={
         "data.eval_crop": "not negative",
-        "data.sample_rate": "positive",
         "model.feature_dim": "positive",
         "model.num_heads": "positive",
         "model.attention_window": "positive",
@@ -243,6 +247,7 @@ AUDIO = Modality(
     to_stored=lambda signal: jnp.clip(signal, -1.0, 1.0),
     check_examples=check_examples,
     token_axes=1,
-    encode=_encode,
-    decode=_decode,
+    encode=lambda config, function, waveforms: encode_windows(windows(config), function, waveforms),
+    decode=lambda config, function, latents: decode_windows(windows(config), function, latents),
+    map_tokens=lambda config, function, tokens: map_tokens(windows(config), function, tokens),
 )

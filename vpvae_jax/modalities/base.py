@@ -80,3 +80,5 @@ class Modality(NamedTuple):
     """(config, function, examples) -> latents; function takes batches of fixed shape where lengths vary."""
     decode: Callable[..., Any]
     """(config, function, latents) -> examples."""
+    map_tokens: Callable[..., Any]
+    """(config, function, tokens) -> what the function makes of each token, latent or index."""

@@ -176,4 +176,5 @@ IMAGES = Modality(
     token_axes=2,
     encode=lambda config, function, images: function(images),
     decode=lambda config, function, latents: function(latents),
+    map_tokens=lambda config, function, tokens: function(tokens),
 )

@@ -1,7 +1,9 @@
 """Recordings of any length through a network that is compiled for one: windows that overlap, in batches.
 
-Memory is bounded and nothing is compiled anew for another length. A window is best as long as a training crop: what the
-network does may depend on the length that it sees, by statistics over time and by attention.
+Memory is bounded and nothing is compiled anew for another length: a function sees batches of `batch_size` windows, or a
+single one where that is all. A window is best as long as a training crop, because what the network does may depend on
+the length that it sees, by statistics over time and by attention; for the same reason what is shorter than a window is
+repeated, as in training.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ class Windows(NamedTuple):
 
     hop: int  # samples a token
     window: int  # what the network sees at a time
-    context: int  # what it sees on either side of the tokens that are kept, where the recording reaches as far
+    context: int  # what it sees at least on either side of the tokens that are kept, where the recording reaches as far
     batch_size: int  # windows at a time
 
 
@@ -26,16 +28,14 @@ def encode_windows(windows: Windows, function: Callable, waveforms: np.ndarray) 
 
     Args:
         windows: how.
-        function: `(batch_size, window * hop)` to `(batch_size, window, d)`.
+        function: `(b, window * hop)` to `(b, window, d)`.
         waveforms: float32; what is no multiple of the hop is filled up with zeros.
     """
     waveforms = np.asarray(waveforms, np.float32)
     num_tokens = -(-waveforms.shape[1] // windows.hop)
-    starts = _starts(windows, num_tokens)
-    length = max(num_tokens, windows.window) * windows.hop
-    padded = np.pad(waveforms, ((0, 0), (0, length - waveforms.shape[1])))
-    pieces = [padded[:, start * windows.hop : (start + windows.window) * windows.hop] for start in starts]
-    return _join(windows, starts, num_tokens, _apply(windows, function, np.stack(pieces, axis=1)))
+    padded = np.pad(waveforms, ((0, 0), (0, num_tokens * windows.hop - waveforms.shape[1])))
+    by_token = padded.reshape(len(padded), num_tokens, windows.hop)
+    return _map(windows, lambda pieces: function(pieces.reshape(len(pieces), -1)), by_token)
 
 
 def decode_windows(windows: Windows, function: Callable, latents: np.ndarray) -> np.ndarray:
@@ -43,42 +43,50 @@ def decode_windows(windows: Windows, function: Callable, latents: np.ndarray) ->
 
     Args:
         windows: how.
-        function: `(batch_size, window, d)` to `(batch_size, window * hop)`.
-        latents: float32; fewer than a window are filled up with the last one.
+        function: `(b, window, d)` to `(b, window * hop)`.
+        latents: float32.
     """
-    latents = np.asarray(latents)
-    num_tokens = latents.shape[1]
-    starts = _starts(windows, num_tokens)
-    padded = np.pad(latents, ((0, 0), (0, max(num_tokens, windows.window) - num_tokens), (0, 0)), mode="edge")
-    pieces = np.stack([padded[:, start : start + windows.window] for start in starts], axis=1)
-    samples = _apply(windows, function, pieces)
-    by_token = samples.reshape(*samples.shape[:2], windows.window, windows.hop)
-    return _join(windows, starts, num_tokens, by_token).reshape(len(latents), -1)
+
+    def by_token(pieces):
+        return np.asarray(function(pieces)).reshape(len(pieces), windows.window, windows.hop)
+
+    return _map(windows, by_token, np.asarray(latents)).reshape(len(latents), -1)
 
 
-def _starts(windows: Windows, num_tokens: int) -> np.ndarray:
-    """First token of each window; the first and the last are moved inwards, to where the recording is."""
+def map_tokens(windows: Windows, function: Callable, tokens: np.ndarray) -> np.ndarray:
+    """A function of each token alone, `(n, t, ...)` to `(n, t, ...)`, in windows that do not overlap.
+
+    Args:
+        windows: how; of the context nothing is used.
+        function: `(b, window, ...)` to `(b, window, ...)`.
+        tokens: latents or indices.
+    """
+    return _map(windows._replace(context=0), function, np.asarray(tokens))
+
+
+def _map(windows: Windows, function: Callable, tokens: np.ndarray) -> np.ndarray:
+    """`(n, t, ...)` to `(n, t, ...)`: each token once, from the window that has most around it."""
+    num, num_tokens = tokens.shape[:2]
+    repeated = np.take(tokens, np.arange(max(num_tokens, windows.window)) % num_tokens, axis=1)
     kept = windows.window - 2 * windows.context
+    # The first and the last windows are moved inwards, to where the recording is, and may become one.
     wanted = np.arange(-(-num_tokens // kept)) * kept - windows.context
-    return np.clip(wanted, 0, max(0, num_tokens - windows.window))
+    starts, of_kept = np.unique(np.clip(wanted, 0, repeated.shape[1] - windows.window), return_inverse=True)
+    pieces = np.stack([repeated[:, start : start + windows.window] for start in starts], axis=1)
+    outputs = _in_batches(function, pieces.reshape(-1, *pieces.shape[2:]), windows.batch_size)
+    outputs = outputs.reshape(num, len(starts), *outputs.shape[1:])
+    position = np.arange(num_tokens)
+    of_window = of_kept[position // kept]
+    return outputs[:, of_window, position - starts[of_window]]
 
 
-def _apply(windows: Windows, function: Callable, pieces: np.ndarray) -> np.ndarray:
-    """The function of `(n, num_windows, ...)`, a batch of windows at a time."""
-    flat = pieces.reshape(-1, *pieces.shape[2:])
+def _in_batches(function: Callable, pieces: np.ndarray, batch_size: int) -> np.ndarray:
+    """The function of all pieces, the last batch filled up; a single piece goes alone."""
+    if len(pieces) == 1:
+        return np.asarray(function(pieces))
     outputs = []
-    for first in range(0, len(flat), windows.batch_size):
-        batch = flat[first : first + windows.batch_size]
-        lacking = windows.batch_size - len(batch)
-        padded = np.concatenate([batch, np.zeros((lacking, *batch.shape[1:]), batch.dtype)])
-        outputs.append(np.asarray(function(padded))[: len(batch)])
-    joined = np.concatenate(outputs)
-    return joined.reshape(*pieces.shape[:2], *joined.shape[1:])
-
-
-def _join(windows: Windows, starts: np.ndarray, num_tokens: int, outputs: np.ndarray) -> np.ndarray:
-    """Of `(n, num_windows, window, ...)` each token once, from the window that has most around it."""
-    kept = windows.window - 2 * windows.context
-    tokens = np.arange(num_tokens)
-    of_window = tokens // kept
-    return outputs[:, of_window, tokens - starts[of_window]]
+    for first in range(0, len(pieces), batch_size):
+        batch = pieces[first : first + batch_size]
+        filled = np.resize(batch, (batch_size, *batch.shape[1:]))
+        outputs.append(np.asarray(function(filled))[: len(batch)])
+    return np.concatenate(outputs)

@@ -175,7 +175,7 @@ def _find(path_or_repository: str) -> str:
         ) from error
     try:
         return hub.hf_hub_download(path_or_repository, _FILE_NAME)
-    except (OSError, ValueError, RuntimeError) as error:  # the hub's errors are all one of these
+    except Exception as error:  # those of the hub, and of whatever transport it uses
         raise _refusal(
             f"{path_or_repository!r} is no file, and {_FILE_NAME} of a repository of that name cannot be downloaded "
             f"({_first_line(error)})"

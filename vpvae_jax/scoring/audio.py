@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shutil
 from typing import Any
 
 import matplotlib.figure
@@ -19,6 +20,7 @@ SPECTROGRAMS = "spectrograms.png"
 WAVEFORMS = "audio"  # directory of the wav files
 _WINDOW, _OVERLAP = 400, 240  # samples: 25 ms every 10 ms
 _FULL_SCALE = 2**15 - 1
+_MAX_NAME = 60  # characters of a name in that of a file, of which systems take 255 bytes
 _RANGE_DB = 80.0  # below the loudest of the original
 
 
@@ -46,10 +48,16 @@ class AudioScorer:
 
 
 def show_audio(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
-    """Write `audio/EVALUATION-NAME-ROW.wav` (16 bit) and draw `spectrograms.png`, a row an example."""
-    (directory / WAVEFORMS).mkdir(exist_ok=True)
-    for example in examples:
-        stem = f"{example.evaluation}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', example.name)}"
+    """Write `audio/EVALUATION-NUMBER-NAME-ROW.wav` (16 bit) and draw `spectrograms.png`, a row an example.
+
+    The directory `audio` is ours: what an earlier evaluation left there goes.
+    """
+    shutil.rmtree(directory / WAVEFORMS, ignore_errors=True)
+    (directory / WAVEFORMS).mkdir()
+    for number, example in enumerate(examples):
+        # Names may be paths of any length, and equal: the number tells them apart.
+        name = re.sub(r"[^\w.-]+", "_", example.name)[-_MAX_NAME:]
+        stem = f"{example.evaluation}-{number}-{name}"
         for row, waveform in example.arrays.items():
             samples = np.round(np.clip(waveform, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
             scipy.io.wavfile.write(directory / WAVEFORMS / f"{stem}-{row}.wav", SAMPLE_RATE, samples)

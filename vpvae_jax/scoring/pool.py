@@ -41,18 +41,18 @@ class ScoringPool:
                 pool.submit(name, original, {"": quantized, "_continuous": continuous})
             scored = list(pool.results())
 
-    A process that dies (a crash in C code, lack of memory) costs its utterance one more attempt in a fresh process; if
-    that dies too, the utterance fails in every metric. The others go on. Leaving the context, by Ctrl-C or otherwise,
-    ends all processes and drops what they are at.
+    A process that dies (a crash in C code, killed for memory) costs its utterance one more attempt in a fresh process;
+    if that dies too, the utterance fails in every metric. The others go on. Leaving the context, by Ctrl-C or
+    otherwise, ends all processes and drops what they are at.
 
     Processes are spawned: a script that makes a pool needs `if __name__ == "__main__":`.
     """
 
     def __init__(self, num_workers: int | None = None):
-        """Start the processes.
+        """Processes start as there is work for them.
 
         Args:
-            num_workers: processes; None for the cores this process may run on.
+            num_workers: processes at most; None for the cores this process may run on.
 
         Raises:
             ValueError: no worker.
@@ -67,7 +67,8 @@ class ScoringPool:
         # A thread for each process: it sends, waits for the answer and sees the process die; the work is not here.
         self._threads = concurrent.futures.ThreadPoolExecutor(num_workers, "scoring")
         self._workers = [_Worker() for _ in range(num_workers)]
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        # The last to become idle goes first: a process is started when all others are at work.
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
             self._idle.put(worker)
 
@@ -125,15 +126,17 @@ class _WorkerDied(Exception):
 
 
 class _Worker:
-    """A process that scores, started again when it died; used by one thread at a time, `kill` by any."""
+    """A process that scores, started when first needed and again when it died; one thread at a time, `kill` any."""
 
     _spawning = threading.Lock()  # of any worker: the environment and the list of children belong to the process
 
     def __init__(self) -> None:
         self._closed = False
-        self._start()
+        self._process: Any = None
 
     def score(self, *task: Any) -> tuple[dict[str, float], dict[str, str]]:
+        if self._process is None:
+            self._start()
         try:
             self._connection.send(task)
             answer = self._connection.recv()
@@ -148,10 +151,13 @@ class _Worker:
     def kill(self) -> None:
         with self._spawning:
             self._closed = True
-            self._process.kill()
+            if self._process is not None:
+                self._process.kill()
 
     def end(self) -> int | None:
-        """Wait for a process that is dying; its exit code."""
+        """Wait for a process that is dying; its exit code, None if there is none."""
+        if self._process is None:
+            return None
         self._connection.close()
         with self._spawning:
             self._process.join()

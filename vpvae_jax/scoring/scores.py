@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vpvae_jax.metrics import audio
+from vpvae_jax.waveform import SAMPLE_RATE
 
 
 class Scored(NamedTuple):
@@ -27,7 +28,7 @@ def score(original: np.ndarray, reconstructions: Mapping[str, np.ndarray]) -> tu
 
     Returns:
         scores: by metric and suffix.
-        failures: the reason by metric and suffix where the metric is not defined.
+        failures: the reason by metric and suffix where the metric is not defined, or memory was refused.
     """
     scores: dict[str, float] = {}
     failures: dict[str, str] = {}
@@ -37,6 +38,8 @@ def score(original: np.ndarray, reconstructions: Mapping[str, np.ndarray]) -> tu
                 scores[name + suffix] = metric(reconstruction, original)
             except audio.UnscorableError as error:
                 failures[name + suffix] = str(error)
+            except MemoryError as error:
+                failures[name + suffix] = f"too little memory for {len(original) / SAMPLE_RATE:.0f} s ({error})"
     return scores, failures
 
 
