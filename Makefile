@@ -1,6 +1,6 @@
 # make demo    train, fit, evaluate on bundled photographs, about 5 minutes on 2 CPU cores
 # make demo-audio    the same on recorded speech, about 7 minutes; DEMO_METHOD=fsp for another quantizer
-# make test    the default test suite
+# make test    the default test suite, in two processes (up to 5 GB of memory each)
 # make check   what CI runs of lint and types
 # make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
 VENV ?= .venv
@@ -20,7 +20,7 @@ demo-audio: $(VENV)/.installed-audio
 	$(BIN)/python -m vpvae_jax.main --config=configs/speech.py:quantizer=$(DEMO_METHOD) --workdir=$(DEMO_AUDIO_DIR) $(DEMO_FLAGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

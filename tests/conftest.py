@@ -1,9 +1,25 @@
+import shutil
+import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests import tiny
+
+_MIN_COMPILE_SECONDS = 0.3
+
+
+def pytest_configure(config):
+    """Keep what is compiled: each run builds its functions anew, and loads what an earlier one has compiled.
+
+    For this process alone: tests kill others, which could leave half a file.
+    """
+    cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,7 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
     assert means[1] == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) * norm
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path, data_dir):
     runs = {}
     for num_devices in (1, 8):
