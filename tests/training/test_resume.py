@@ -52,6 +52,14 @@ def _num_logged(workdir) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """The processes started here load what the first has compiled; half a file that a kill leaves is compiled anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("undisturbed")
