@@ -1,3 +1,4 @@
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,10 +15,13 @@ _MIN_COMPILE_SECONDS = 0.3
 def pytest_configure(config):
     """Keep what is compiled: each run builds its functions anew, and loads what an earlier one has compiled.
 
-    For this process alone: tests kill others, which could leave half a file.
+    For this process alone: tests kill others, which could leave half a file. And compile in haste, for most programs
+    here run once: JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA makes of them for users (CI does).
     """
     cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
 
