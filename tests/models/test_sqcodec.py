@@ -166,7 +166,7 @@ def test_attention_is_the_softmax_over_its_window_and_the_one_before(length):
 def test_attention_is_causal_and_reaches_one_window_back():
     x = _random(1, 20, 8)
     base = _transformer(x, window=4)
-    changed = np.asarray(_transformer(x.at[0, 9].add(1.0), window=4) != base).any(axis=-1)[0]
+    changed = np.asarray(_transformer(x.at[0, 9, 0].add(1.0), window=4) != base).any(axis=-1)[0]
     # Token 9 is in the window 8..11: its own sees it from 9 on, the next one wholly, the one after no more.
     np.testing.assert_array_equal(np.flatnonzero(changed), np.arange(9, 16))
 
