@@ -1,6 +1,6 @@
 # make demo    train, fit, evaluate on bundled photographs, about 5 minutes on 2 CPU cores
 # make demo-audio    the same on recorded speech, about 7 minutes; DEMO_METHOD=fsp for another quantizer
-# make test    the default test suite, in two processes (up to 5 GB of memory each)
+# make test    the default test suite, in two processes
 # make check   what CI runs of lint and types
 # make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
 VENV ?= .venv
