@@ -67,6 +67,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     model.num_heads = 6
     model.init_std = 0.02  # 0 for 1 / sqrt(inputs)
     model.first_bias_std = 0.02  # published 0, with which gradients at silence grow a thousandfold
+    model.bottleneck_init_scale = 0.58  # as published, uniform in +-1/sqrt(inputs)
     model.window = 115_200  # samples, of the windows in which the tokenizer goes through a recording: as in training
     model.context = 28_800  # samples, by which they overlap at both ends
     model.dtype = "float32"  # float32 | bfloat16; parameters and quantizer stay float32

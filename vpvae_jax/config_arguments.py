@@ -49,6 +49,7 @@ def load_config(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(argument) if argument else module.get_config()
+    config.lock()  # as the command line does: no new keys
     try:
         config.update_from_flattened_dict(dict(values or {}))
     except (KeyError, TypeError) as error:

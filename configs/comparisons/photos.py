@@ -51,4 +51,5 @@ def get_config() -> ml_collections.ConfigDict:
         "checkpoint": {"every": 200, "keep": 1},
         "eval": {"num_pictures": 2},
     }
+    comparison.method_overrides = {}  # the same, for every run of a method: {"vq": {"train": {...}}}
     return comparison

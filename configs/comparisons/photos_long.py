@@ -28,4 +28,5 @@ def get_config() -> ml_collections.ConfigDict:
         "codebook": {"max_latents": 65_536},
         "eval": {"num_pictures": 2},
     }
+    comparison.method_overrides = {}
     return comparison

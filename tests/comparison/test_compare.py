@@ -31,6 +31,7 @@ def comparison(data_dir, **values):
     made.overrides = nested(
         {key: value for key, value in tiny.settings(data_dir).items() if not key.startswith("quantizer.")}
     )
+    made.method_overrides = {}
     made.update(values)
     return made
 
@@ -64,6 +65,8 @@ class TestListRuns:
     [
         ({"curve_split": "valid"}, "curve_split=valid: expected one of eval.splits"),
         ({"rate_methods": ("vq",), "rate_codebook_sizes": (64,)}, "vq: no method of the comparison"),
+        ({"method_overrides": {"vpp": {}}}, "vpp: no method of the comparison, expected one of vp"),
+        ({"method_overrides": {"vp": {"train": {"learning_rat": 1e-3}}}}, "learning_rat"),
         ({"refit_codebook_sizes": (100_000,)}, "max_latents=512 latents cannot make a codebook of 100000 codes"),
         ({"methods": (("vq", "quantizer=vq"),), "refit_methods": ("vq",)}, "vq has its codebook from training"),
         ({"methods": (("vp", "quantizer=vpp"),)}, "quantizer=vpp: expected one of vp"),
@@ -91,6 +94,15 @@ def test_runs_of_another_comparison_are_not_mixed_in(tmp_path, data_dir):
     records.record(tmp_path, "runs", ("vp", 16, 7), [row])
     with pytest.raises(ConfigError, match="records vp-16-7, no run of this comparison"):
         compare(comparison(data_dir), tmp_path, tmp_path / "runs", report_only=True)
+
+
+def test_overrides_of_a_method_go_before_those_of_all(data_dir):
+    rates = {"vq": {"train": {"learning_rate": 1e-4}}}
+    made = comparison(data_dir, methods=(("vp", "quantizer=vp"), ("vq", "quantizer=vq")), method_overrides=rates)
+    made.overrides.train.learning_rate = 1e-3
+    configs = {run.method: grid.run_config(made, run) for run in grid.list_runs(made)}
+    assert {name: config.train.learning_rate for name, config in configs.items()} == {"vp": 1e-3, "vq": 1e-4}
+    assert configs["vp"].train.num_steps == configs["vq"].train.num_steps
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ _KEYS = (
     "refit_trained_at",
     "refit_codebook_sizes",
     "overrides",
+    "method_overrides",
 )
 # Settings that leave the figures of a run as they are.
 _WITHOUT_EFFECT = (
@@ -112,6 +113,8 @@ def check_comparison(comparison: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"the comparison has no {key}: expected at least one")
     known = dict(comparison.methods)
     unknown = [name for name in (*comparison.rate_methods, *comparison.refit_methods) if name not in known]
+    known |= dict(comparison.ablations)
+    unknown += [name for name in comparison.method_overrides if name not in known]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: no method of the comparison, expected one of {', '.join(known)}")
     if len(comparison.curve_seeds) > 1 or not set(comparison.curve_seeds) <= set(comparison.seeds):
@@ -132,7 +135,8 @@ def check_comparison(comparison: ml_collections.ConfigDict) -> None:
 def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collections.ConfigDict:
     """The config of a run, checked."""
     argument = f"{run.argument},codebook_size={run.codebook_size}"
-    config = load_config(comparison.config, argument, build.flatten(comparison.overrides) | {"seed": run.seed})
+    overrides = build.flatten(comparison.overrides) | build.flatten(comparison.method_overrides.get(run.method, {}))
+    config = load_config(comparison.config, argument, overrides | {"seed": run.seed})
     build.check_config(config)
     return config
 

@@ -119,6 +119,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
         feature_dim=model.feature_dim,
         input_dim=quantizer.input_dim,
         latent_dim=quantizer.latent_dim,
+        bottleneck_init_scale=model.bottleneck_init_scale,
     )
 
 
@@ -215,6 +216,7 @@ AUDIO = Modality(
         "model.decoder_attention_depth": "not negative",
         "model.init_std": "not negative",
         "model.first_bias_std": "not negative",
+        "model.bottleneck_init_scale": "positive",
         "model.window": "positive",
         "model.context": "not negative",
         "loss.stft_floor": "positive",

@@ -16,6 +16,8 @@ class Autoencoder(nn.Module):
         feature_dim: c, the width that the decoder is fed.
         input_dim: width of what the encoder side gives, `Quantizer.input_dim`.
         latent_dim: width of what the decoder side takes, `Quantizer.latent_dim`; default `input_dim`.
+        bottleneck_init_scale: of the weights that make the latents, relative to LeCun's start; a method that does not
+            hold the latents in place itself needs them to start near 0.
     """
 
     encoder: nn.Module
@@ -23,10 +25,13 @@ class Autoencoder(nn.Module):
     feature_dim: int
     input_dim: int
     latent_dim: int | None = None
+    bottleneck_init_scale: float = 1.0
 
     def setup(self):
         # float32 whatever the network runs in: quantizer arithmetic must not lose bits.
-        self.down = nn.Dense(self.input_dim, dtype=jnp.float32)
+        variance = self.bottleneck_init_scale**2
+        kernel_init = nn.initializers.variance_scaling(variance, "fan_in", "truncated_normal")
+        self.down = nn.Dense(self.input_dim, kernel_init=kernel_init, dtype=jnp.float32)
         self.up = nn.Dense(self.feature_dim, dtype=jnp.float32)
 
     def encode(self, signal: jax.Array) -> jax.Array:
