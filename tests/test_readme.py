@@ -9,7 +9,7 @@ import pytest
 from tests import tiny
 from vpvae_jax import build, config_arguments
 from vpvae_jax.comparison import records, report
-from vpvae_jax.modalities import IMAGES
+from vpvae_jax.modalities import AUDIO, IMAGES
 
 README = (tiny.ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -43,12 +43,13 @@ def test_settings_named_in_the_readme_exist():
     assert keys <= build.flatten(tiny.config("")).keys()
 
 
-def test_the_tables_are_those_of_the_recorded_runs():
-    results = tiny.ROOT / "results" / "photos" / "comparison"
-    comparison = config_arguments.load_config(tiny.ROOT / "configs" / "comparisons" / "photos.py")
+@pytest.mark.parametrize(("name", "modality"), [("photos", IMAGES), ("speech", AUDIO)])
+def test_the_tables_are_those_of_the_recorded_runs(name, modality):
+    results = tiny.ROOT / "results" / name / "comparison"
+    comparison = config_arguments.load_config(tiny.ROOT / "configs" / "comparisons" / f"{name}.py")
     runs = records.read(results, "runs")
     tables = [
-        report.markdown_table(runs, list(dict(group)), IMAGES.figures)
+        report.markdown_table(runs, list(dict(group)), modality.figures)
         for group in (comparison.methods, comparison.ablations)
     ]
     assert "\n".join(tables) == (results / "table.md").read_text()
