@@ -154,6 +154,11 @@ def test_too_short(metric, num_samples, reason):
         metric(add_noise(piece, 0.001), piece)
 
 
+def test_stoi_of_what_is_no_speech_is_far_from_zero():
+    """So a figure near a half says nothing; what documentation states of it must stay true."""
+    assert 0.3 < stoi(np.full_like(SPEECH, 0.01), SPEECH) < 0.6
+
+
 def test_pauses_do_not_count_for_stoi():
     """Long enough in samples, but what is not silent is not."""
     burst = np.concatenate([SPEECH[12_000:16_000], np.zeros(32_000, np.float32)])

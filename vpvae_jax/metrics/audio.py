@@ -101,7 +101,10 @@ def pesq_wb(reconstruction: np.ndarray, original: np.ndarray) -> float:
 
 
 def stoi(reconstruction: np.ndarray, original: np.ndarray) -> float:
-    """Short-time objective intelligibility, not extended; 1 for equal signals, about 0 for unrelated ones.
+    """Short-time objective intelligibility, not extended; 1 for equal signals.
+
+    It is not 0 for signals that have nothing in common: on the held-out prompts of the data set `speech` a constant
+    reaches 0.50, white noise 0.38, for envelopes are limited to what the original's allow before they are correlated.
 
     Args:
         reconstruction: `(samples,)`.
