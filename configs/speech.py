@@ -63,13 +63,15 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     model.num_heads = 4
     model.init_std = 0.0  # 0 for 1 / sqrt(inputs); the published 0.02 is too little for widths this small
     model.first_bias_std = 0.3  # published 0, with which gradients at silence grow to 1e6
-    model.bottleneck_init_scale = 0.1  # with 1 the latents start at 3 and FSQ, whose tanh is flat there, at one code
     model.window = 9600  # samples, of the windows in which the tokenizer goes through a recording: as in training,
     # for the decoder normalises over the time it sees (3 s instead: STOI 0.53, not 0.58)
     model.context = 2400  # samples, by which they overlap at both ends
     model.dtype = "float32"  # float32 | bfloat16; parameters and quantizer stay float32
 
     config.quantizer = quantizer_section(argument, codebook_size=1024, tuned=_TUNED)
+
+    # With 1 the latents start at 3, where FSQ's tanh is flat; with 0.1 FSP's are small beside its steps and grow slowly.
+    model.bottleneck_init_scale = 1.0 if config.quantizer.name == "fsp" else 0.1
 
     config.codebook = codebook = ml_collections.ConfigDict()
     codebook.source = "data"  # data: encode the training set; memory: the latents in the memory

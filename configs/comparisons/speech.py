@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
         ("simvq_fast", "quantizer=simvq"),
         ("vp_slow", "quantizer=vp"),  # and the other way round
         ("fsp_slow", "quantizer=fsp"),
+        ("fsp_near_0", "quantizer=fsp"),  # starts as the others do
         ("vq_ema", "quantizer=vq,update=ema"),  # the known remedies
         ("vq_restart", "quantizer=vq,update=ema,restart_below=0.1"),
     )
@@ -51,4 +52,5 @@ def get_config() -> ml_collections.ConfigDict:
     slow = {"train": {"learning_rate": 5e-4, "warmup_steps": 100}}
     names = ("fsq", "vq", "simvq", "vp_slow", "fsp_slow", "vq_ema", "vq_restart")
     comparison.method_overrides = dict.fromkeys(names, slow)
+    comparison.method_overrides.fsp_near_0 = {"model": {"bottleneck_init_scale": 0.1}}
     return comparison

@@ -3,7 +3,8 @@
 python -m vpvae_jax.compare --comparison=configs/comparisons/speech_long.py --results=results/speech/longer \
     --workdir=runs/speech_long --jobs=2
 
-results/speech/long was made before latents started near 0: --comparison.overrides.model.bottleneck_init_scale=1.0
+results/speech/long was made before VP's latents started near 0, so with
+--comparison.method_overrides.vp.model.bottleneck_init_scale=1.0
 """
 
 import ml_collections
@@ -27,8 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     comparison.refit_codebook_sizes = ()
     comparison.overrides = {
         "train": {"num_steps": 10_000},
-        "model": {"bottleneck_init_scale": 0.1},
         "checkpoint": {"every": 1000, "keep": 1},
     }
-    comparison.method_overrides = {}
+    comparison.method_overrides = {"vp": {"model": {"bottleneck_init_scale": 0.1}}}
     return comparison
