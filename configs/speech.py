@@ -70,7 +70,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.quantizer = quantizer_section(argument, codebook_size=1024, tuned=_TUNED)
 
-    # With 1 the latents start at 3, where FSQ's tanh is flat; with 0.1 FSP's are small beside its steps and grow slowly.
+    # With 1 the latents start at 3, where FSQ's tanh is flat; with 0.1 FSP's are small beside its steps, and slow.
     model.bottleneck_init_scale = 1.0 if config.quantizer.name == "fsp" else 0.1
 
     config.codebook = codebook = ml_collections.ConfigDict()
