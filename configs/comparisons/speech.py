@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
         ("simvq_fast", "quantizer=simvq"),
         ("vp_slow", "quantizer=vp"),  # and the other way round
         ("fsp_slow", "quantizer=fsp"),
+        ("fsq_norm", "quantizer=fsq,mean_weight=1.0,variance_weight=0.7"),  # at that rate, with L_norm of VP
         ("fsp_near_0", "quantizer=fsp"),  # starts as the others do
         ("vq_ema", "quantizer=vq,update=ema"),  # the known remedies
         ("vq_restart", "quantizer=vq,update=ema,restart_below=0.1"),
