@@ -188,7 +188,8 @@ class TestQuantizer:
 
     def test_setting_of_another_quantizer(self):
         config = load_config()
-        config.quantizer.commitment = 0.25
+        with config.unlocked():
+            config.quantizer.commitment = 0.25
         with pytest.raises(ConfigError, match="commitment"):
             build.build_quantizer(config)
 
