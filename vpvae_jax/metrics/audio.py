@@ -104,7 +104,7 @@ def stoi(reconstruction: np.ndarray, original: np.ndarray) -> float:
     """Short-time objective intelligibility, not extended; 1 for equal signals.
 
     It is not 0 for signals that have nothing in common: on the held-out prompts of the data set `speech` a constant
-    reaches 0.50, white noise 0.38, for envelopes are limited to what the original's allow before they are correlated.
+    reaches 0.50, white noise 0.38.
 
     Args:
         reconstruction: `(samples,)`.
