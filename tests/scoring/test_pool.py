@@ -230,6 +230,15 @@ if __name__ == "__main__":
 """
 
 
+def test_a_script_without_guard_is_told_so(tmp_path):
+    script = tmp_path / "scoring.py"
+    script.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    environment = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr.rstrip().endswith('a script that evaluates does so under `if __name__ == "__main__":`')
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_program(tmp_path, number):
     """Ctrl-C reaches the whole group; after a kill the workers see that nobody is there."""

@@ -98,6 +98,7 @@ class ScoringPool:
 
         Raises:
             Exception: what a metric raised other than `UnscorableError`: a mistake in the code, or a missing package.
+            RuntimeError: a process could not start.
         """
         with tqdm.tqdm(total=len(self._submitted), unit="utterance", desc="scoring") as bar:
             while self._submitted:
@@ -138,10 +139,18 @@ class _Worker:
         if self._process is None:
             self._start()
         try:
+            if not self._ready:
+                self._connection.recv()
+                self._ready = True
             self._connection.send(task)
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             exit_code = self.end()
+            if not self._ready and not self._closed:
+                raise RuntimeError(
+                    f"a scoring process ended with exit code {exit_code} before it could begin: its messages are above; "
+                    'a script that evaluates does so under `if __name__ == "__main__":`'
+                ) from error
             self._start()
             raise _WorkerDied(exit_code) from error
         if isinstance(answer, Exception):
@@ -172,6 +181,7 @@ class _Worker:
             self._process = context.Process(target=_work, args=(theirs,), daemon=True)
             with theirs, _environment(_WORKER_ENVIRONMENT):
                 self._process.start()
+        self._ready = False
 
 
 def _num_cores() -> int:
@@ -195,6 +205,7 @@ def _work(connection: Any) -> None:
     """Answer tasks until the other side closes; Ctrl-C reaches the parent, which ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
+        connection.send("ready")
         while True:
             task = connection.recv()
             try:
