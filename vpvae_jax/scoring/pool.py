@@ -148,7 +148,7 @@ class _Worker:
             exit_code = self.end()
             if not self._ready and not self._closed:
                 raise RuntimeError(
-                    f"a scoring process ended with exit code {exit_code} before it could begin: its messages are above; "
+                    f"a scoring process ended with exit code {exit_code} before it could begin, see above: "
                     'a script that evaluates does so under `if __name__ == "__main__":`'
                 ) from error
             self._start()
