@@ -134,6 +134,7 @@ class _Worker:
     def __init__(self) -> None:
         self._closed = False
         self._process: Any = None
+        self._ready = False
 
     def score(self, *task: Any) -> tuple[dict[str, float], dict[str, str]]:
         if self._process is None:
