@@ -69,6 +69,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.l1_weight = 1.0
+    loss.lpips_weight = 0.0
+    loss.lpips_weights = ""  # file that `python -m vpvae_jax.models.lpips convert` writes
 
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 3600
@@ -90,6 +92,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     evaluation.splits = ("validation", "test")
     evaluation.batch_size = 1  # more need images of one size
     evaluation.num_pictures = 6  # a split, columns of reconstructions.png
+    evaluation.lpips_weights = ""  # as loss.lpips_weights; empty for no LPIPS
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps

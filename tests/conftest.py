@@ -6,8 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests import tiny
+from tests.golden import make_lpips
 
 _MIN_COMPILE_SECONDS = 0.3
 
@@ -47,3 +49,11 @@ def trained(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("trained")
     main.run(tiny.config(data_dir), workdir, "train")
     return workdir
+
+
+@pytest.fixture(scope="session")
+def lpips_file(tmp_path_factory):
+    """A file of random weights for LPIPS."""
+    path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
+    safetensors.numpy.save_file(make_lpips.weights(), path)
+    return str(path)

@@ -189,7 +189,7 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"model__attention_levels": (2,)}, r"attention_levels.*0\.\.1"),
         ({"model__channel_multipliers": ()}, "channel_multipliers"),
         ({"train__learning_rate": float("nan")}, "learning_rate=nan: expected a finite number"),
-        ({"quantizer__variance_weight": -1.0}, "variance_weight=-1.0: expected a weight of 0 or more"),
+        ({"quantizer__variance_weight": -1.0}, "variance_weight=-1.0: expected 0 or more"),
         ({"codebook__num_codes": 0}, "codebook.num_codes=0: expected at least 1"),
         ({"codebook__num_codes": -1}, "codebook.num_codes=-1: expected at least 1"),
         (

@@ -23,6 +23,7 @@ from vpvae_jax.modalities import MODALITIES, Examples, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import QUANTIZERS, Quantizer
 from vpvae_jax.quantizers.base import fit_by_kmeans
+from vpvae_jax.scoring.base import Scorer
 
 _REQUIRED = {
     "train.num_steps": "positive",
@@ -69,7 +70,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value}: expected a finite number (--config.{key}=...)")
         if key.endswith("_weight") and value < 0:
-            raise ConfigError(f"{key}={value}: expected a weight of 0 or more (--config.{key}=...)")
+            raise ConfigError(f"{key}={value}: expected 0 or more (--config.{key}=...)")
     if config.seed >= 2**31:
         raise ConfigError(f"seed={config.seed}: expected less than 2**31")
     for key, kind in required.items():
@@ -206,6 +207,15 @@ def build_batches(
 def examples(config: ml_collections.ConfigDict, split: str) -> Examples:
     """What an evaluation of a split goes through."""
     return modality_of(config).examples(config, build_source(config, split))
+
+
+def build_scorer(config: ml_collections.ConfigDict) -> Scorer:
+    """What scores one evaluation.
+
+    Raises:
+        ConfigError: weights of a metric that are not there or cannot be read.
+    """
+    return modality_of(config).scorer(config)
 
 
 def check_data(config: ml_collections.ConfigDict) -> None:

@@ -85,7 +85,8 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
     for split in config.eval.splits:
         name = f"{build.dataset_name(config)}-{split}"
         examples = build.examples(config, split)
-        results, counts, kept = evaluate(tokenizer, examples, name=name, num_kept=config.eval.num_pictures)
+        scorer = build.build_scorer(config)
+        results, counts, kept = evaluate(tokenizer, examples, scorer, name=name, num_kept=config.eval.num_pictures)
         print(write_results(workdir, name, results | {"config": config.to_dict()}, counts, kept))
 
 

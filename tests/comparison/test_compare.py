@@ -159,6 +159,20 @@ def test_settings_that_change_nothing_are_left_out_of_the_fingerprint(data_dir):
     assert grid.settings_hash(config) != before
 
 
+@pytest.mark.parametrize(
+    ("name", "results"),
+    [("photos", "photos/comparison"), ("photos_long", "photos/long"), ("speech", "speech/comparison")],
+)
+def test_what_is_recorded_is_what_the_files_ask_for(monkeypatch, name, results):
+    """No change of the configs asks by accident for hours of training again."""
+    monkeypatch.chdir(tiny.ROOT)
+    made = load_config(tiny.ROOT / "configs" / "comparisons" / f"{name}.py")
+    runs = {(run.method, run.codebook_size, run.seed): run for run in grid.list_runs(made)}
+    for row in records.read(tiny.ROOT / "results" / results, "runs"):
+        run = runs[row["method"], row["codebook_size"], row["seed"]]
+        assert row["settings"] == grid.settings_hash(grid.run_config(made, run)), run.name
+
+
 @pytest.mark.parametrize("values", [{}, {"curve_seeds": (), "refit_methods": ("vp",)}])
 def test_curves_and_refits_that_were_not_made_are_asked_for(tmp_path, data_dir, values):
     made = comparison(data_dir, **values)

@@ -12,6 +12,8 @@ from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import CheckpointError
 from vpvae_jax.evaluation.evaluate import evaluate
 from vpvae_jax.modalities import Examples
+from vpvae_jax.models.lpips import load_lpips
+from vpvae_jax.scoring.images import ImageScorer
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -37,9 +39,10 @@ def _records(sizes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
+def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, lpips_file):
     records = _records([(32, 32)] * 4)
-    results, counts, pictures = evaluate(tokenizer, _examples(records, 32, batch_size), name="x", num_kept=2)
+    scorer = ImageScorer(lpips_file)
+    results, counts, pictures = evaluate(tokenizer, _examples(records, 32, batch_size), scorer, name="x", num_kept=2)
     originals = np.stack([np.asarray(PIL.Image.open(io.BytesIO(record.encoded))) for record in records])
     indices = np.asarray(tokenizer.encode(originals))
     decoded = np.asarray(tokenizer.decode(indices))
@@ -53,6 +56,11 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
     assert results["psnr_db"] == pytest.approx(np.mean(psnr), abs=1e-3)
     assert results["ssim"] == pytest.approx(np.mean(ssim), abs=1e-3)
     assert [image["psnr_db"] for image in results["examples"]] == pytest.approx(psnr, abs=1e-3)
+    network, params = load_lpips(lpips_file)
+    lpips = np.asarray(network.apply({"params": params}, originals / 127.5 - 1.0, decoded / 127.5 - 1.0))
+    assert results["lpips"] == pytest.approx(np.mean(lpips), rel=1e-4)
+    assert [image["lpips"] for image in results["examples"]] == pytest.approx(lpips.tolist(), rel=1e-4)
+    assert results["lpips_continuous"] < results["lpips"]
     np.testing.assert_array_equal(counts, np.bincount(indices.ravel(), minlength=16))
     shares = counts[counts > 0] / counts.sum()
     assert results["cvu"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()) / 16)
@@ -64,7 +72,10 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size):
 
 
 def test_whole_images_of_several_sizes(tokenizer):
-    results, counts, pictures = evaluate(tokenizer, _examples(_records([(33, 40), (24, 25)]), 0), name="x", num_kept=2)
+    results, counts, pictures = evaluate(
+        tokenizer, _examples(_records([(33, 40), (24, 25)]), 0), ImageScorer(), name="x", num_kept=2
+    )
+    assert "lpips" not in results
     assert [picture.original.shape for picture in pictures] == [(32, 40, 3), (24, 24, 3)]
     assert counts.sum() == results["num_tokens"] == 16 * 20 + 12 * 12
 
@@ -72,8 +83,8 @@ def test_whole_images_of_several_sizes(tokenizer):
 def test_unreadable_images_are_counted_and_do_not_enter_the_mean(tokenizer):
     good = _records([(32, 32)] * 2)
     bad = [Record("cut.png", good[0].encoded[:60]), Record("empty.png", b"")]
-    clean, _, _ = evaluate(tokenizer, _examples(good, 32), name="x")
-    mixed, _, _ = evaluate(tokenizer, _examples([bad[0], good[0], bad[1], good[1]], 32), name="x")
+    clean, _, _ = evaluate(tokenizer, _examples(good, 32), ImageScorer(), name="x")
+    mixed, _, _ = evaluate(tokenizer, _examples([bad[0], good[0], bad[1], good[1]], 32), ImageScorer(), name="x")
     assert mixed["num_skipped"] == 2
     assert [skipped["record"] for skipped in mixed["skipped"]] == [0, 2]
     assert mixed["psnr_db"] == clean["psnr_db"]

@@ -48,6 +48,8 @@ _WITHOUT_EFFECT = (
     "eval.num_pictures",
     "log.every",
 )
+# Younger than runs that are recorded, at the values that leave their figures as they are.
+_ADDED = {"loss.lpips_weight": 0.0, "loss.lpips_weights": "", "eval.lpips_weights": ""}
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
 Row = dict[str, Any]
@@ -143,7 +145,11 @@ def run_config(comparison: ml_collections.ConfigDict, run: Run) -> ml_collection
 
 def settings_hash(config: ml_collections.ConfigDict) -> str:
     """Short fingerprint of everything that a run is trained and scored with."""
-    settings = {key: value for key, value in build.flatten(config).items() if key not in _WITHOUT_EFFECT}
+    settings = {
+        key: value
+        for key, value in build.flatten(config).items()
+        if key not in _WITHOUT_EFFECT and not (key in _ADDED and value == _ADDED[key])
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -199,7 +205,8 @@ def _result_files(config, workdir) -> dict[str, pathlib.Path]:
 
 
 def _figures(config: ml_collections.ConfigDict, split: str, results: dict[str, Any]) -> Row:
-    return {f"{split}_{figure}": results[figure] for figure in build.modality_of(config).figures}
+    figures = build.modality_of(config).figures
+    return {f"{split}_{figure}": results[figure] for figure in figures if figure in results}
 
 
 def _scores(config, workdir: pathlib.Path, split: str, step: int | None = None) -> Row:
@@ -208,7 +215,8 @@ def _scores(config, workdir: pathlib.Path, split: str, step: int | None = None) 
     from vpvae_jax.fit import fit_codebook
 
     tokenizer = fit_codebook(config, workdir, step)
-    results, _, _ = evaluate(tokenizer, build.examples(config, split), name=f"{split} at {step or 'the end'}")
+    examples, name = build.examples(config, split), f"{split} at {step or 'the end'}"
+    results, _, _ = evaluate(tokenizer, examples, build.build_scorer(config), name=name)
     return _figures(config, split, results)
 
 

@@ -65,13 +65,14 @@ def markdown_table(runs: list[Row], order: list[str], figures: Mapping[str, Figu
     """
     suffix = f"_{next(iter(figures))}"
     splits = [key.removesuffix(suffix) for key in (runs[0] if runs else {}) if key.endswith(suffix)]
-    heads = [f"{split}: {title}" for split in splits for title, _ in figures.values()]
+    scored = {key: figure for key, figure in figures.items() if splits and f"{splits[0]}_{key}" in runs[0]}
+    heads = [f"{split}: {figure.title}" for split in splits for figure in scored.values()]
     lines = ["| K | method | codes | runs | " + " | ".join(heads) + " |", "|" + "---|" * (4 + len(heads))]
     for (size, method), group in _grouped(runs, ("codebook_size", "method"), order):
         cells = [
-            _mean_and_deviation([row[f"{split}_{figure}"] for row in group], decimals)
+            _mean_and_deviation([row[f"{split}_{key}"] for row in group], figure.decimals)
             for split in splits
-            for figure, (_, decimals) in figures.items()
+            for key, figure in scored.items()
         ]
         lines.append(f"| {size} | {method} | {group[0]['num_codes']} | {len(group)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -108,7 +109,7 @@ def _draw_over_training(
     curves: list[Row], order: list[str], split: str, modality: Modality
 ) -> matplotlib.figure.Figure:
     """A column a codebook size: CVU, the first figure and what quantization costs of it, against the step."""
-    key, (title, _) = next(iter(modality.figures.items()))
+    key, first = next(iter(modality.figures.items()))
     sizes = sorted({row["codebook_size"] for row in curves if row["method"] in order})
     figure = matplotlib.figure.Figure(figsize=(1 + 5 * max(1, len(sizes)), 11), layout="constrained")
     axes = figure.subplots(3, max(1, len(sizes)), squeeze=False, sharex=True, sharey="row")
@@ -123,8 +124,8 @@ def _draw_over_training(
             ax.plot(steps, values, marker=".", label=method, **_style(method, order))
     for column, size in enumerate(sizes):
         axes[0, column].set(title=f"K = {size}", ylim=(0, 1), ylabel=f"CVU on {split}")
-        axes[1, column].set(ylabel=f"{title} on {split}")
-        axes[2, column].set(xlabel="step", ylabel=f"{title} lost by quantization")
+        axes[1, column].set(ylabel=f"{first.title} on {split}")
+        axes[2, column].set(xlabel="step", ylabel=f"{first.title} lost by quantization")
         axes[0, column].legend(fontsize=8, ncols=2)
     for ax in axes.flat:
         ax.grid(alpha=0.3)
@@ -140,7 +141,7 @@ def _draw_rate_distortion(
     modality: Modality,
 ) -> matplotlib.figure.Figure:
     """The first figure against the rate: trained for each K, and one training with several codebooks."""
-    key, (title, _) = next(iter(modality.figures.items()))
+    key, first = next(iter(modality.figures.items()))
     figure = matplotlib.figure.Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
 
@@ -158,7 +159,7 @@ def _draw_rate_distortion(
         style = _REFIT_STYLES[sorted({row["codebook_size"] for row in refits}).index(trained_at) % len(_REFIT_STYLES)]
         color = _style(method, order)["color"]
         axes.plot([rate(size) for size in sizes], values, style, label=label, color=color)
-    axes.set(xlabel=f"bits per {modality.rate_unit}", ylabel=f"{title} on {split}")
+    axes.set(xlabel=f"bits per {modality.rate_unit}", ylabel=f"{first.title} on {split}")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=8)

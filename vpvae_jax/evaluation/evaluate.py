@@ -13,6 +13,7 @@ import tqdm
 from vpvae_jax import metrics
 from vpvae_jax import workdir as layout
 from vpvae_jax.modalities import Examples
+from vpvae_jax.scoring.base import Scorer
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -25,7 +26,7 @@ class Reconstruction(NamedTuple):
 
 
 def evaluate(
-    tokenizer: Tokenizer, examples: Examples, *, name: str, num_kept: int = 0
+    tokenizer: Tokenizer, examples: Examples, scorer: Scorer, *, name: str, num_kept: int = 0
 ) -> tuple[dict[str, Any], np.ndarray, list[Reconstruction]]:
     """Reconstruct every example and score it as it is stored: pixels of 8 bits, waveforms within [-1, 1].
 
@@ -34,6 +35,7 @@ def evaluate(
     Args:
         tokenizer: what is scored.
         examples: see `Modality.examples`.
+        scorer: see `Modality.scorer`; its context is entered and left here.
         name: shown on the progress bar.
         num_kept: how many examples to return.
 
@@ -51,7 +53,7 @@ def evaluate(
     counts = np.zeros(tokenizer.codebook_size, np.int64)
     kept: list[Reconstruction] = []
     bar = tqdm.tqdm(total=examples.total, unit=modality.unit, desc=f"evaluating {name}")
-    with modality.scorer() as scorer:
+    with scorer:
         while batch := list(itertools.islice(examples.items, examples.batch_size)):
             original = np.stack([example for _, example in batch])
             # The last batch is filled up, so that one program serves all; what was added is cut off again.

@@ -19,9 +19,10 @@ from vpvae_jax.training.metric_log import read_metrics
 CURVES, CODE_USAGE = "curves.png", "code_usage.png"
 
 _ROWS = ("original", "continuous", "quantized")
-_LOGARITHMIC = ("l1", "stft", "gradient_norm")
+_LOGARITHMIC = ("l1", "lpips", "stft", "gradient_norm")
 _CURVES = {
     "l1": "mean absolute error",
+    "lpips": "LPIPS",
     "stft": "multi-scale STFT distance",
     "whisper": "distance of Whisper's features",
     "quantizer_loss": "quantizer loss",
@@ -59,12 +60,13 @@ def read_results(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def table(results: dict[str, dict[str, Any]], figures: Mapping[str, Figure]) -> str:
-    """The evaluations as lines of text, a row each."""
-    heads = ("examples", *(figure.title for figure in figures.values()), "codes used", "skipped")
+    """The evaluations as lines of text, a row each, and what was not scored for want of a network's weights."""
+    scored = {key: figure for key, figure in figures.items() if any(key in values for values in results.values())}
+    heads = ("examples", *(figure.title for figure in scored.values()), "codes used", "skipped")
     rows = [
         (
             str(values["num_examples"]),
-            *(_number(values[key], figure.decimals) for key, figure in figures.items()),
+            *(_number(values.get(key), figure.decimals) for key, figure in scored.items()),
             f"{values['num_codes_used']}/{values['codebook_size']}",
             str(values["num_skipped"]),
         )
@@ -72,10 +74,16 @@ def table(results: dict[str, dict[str, Any]], figures: Mapping[str, Figure]) -> 
     ]
     first = max(len(name) for name in results)
     widths = [max(len(cell) for cell in column) + 2 for column in zip(heads, *rows, strict=True)]
-    return "\n".join(
+    lines = [
         f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         for name, cells in zip(("", *results), (heads, *rows), strict=True)
-    )
+    ]
+    lines += [
+        f"without {figure.title}: it needs --config.{figure.needs}"
+        for key, figure in figures.items()
+        if key not in scored
+    ]
+    return "\n".join(lines)
 
 
 def _number(value: float | None, decimals: int) -> str:

@@ -1,6 +1,6 @@
 """Figures of merit: of images, of waveforms (`metrics.audio`), of the use of a codebook."""
 
-from vpvae_jax.metrics.images import SSIM_WINDOW, psnr, ssim
+from vpvae_jax.metrics.images import SSIM_WINDOW, make_lpips, psnr, ssim
 from vpvae_jax.metrics.usage import cvu
 
-__all__ = ["SSIM_WINDOW", "cvu", "psnr", "ssim"]
+__all__ = ["SSIM_WINDOW", "cvu", "make_lpips", "psnr", "ssim"]

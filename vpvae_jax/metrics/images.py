@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
+
 import dm_pix
 import jax
 import jax.numpy as jnp
+
+from vpvae_jax.models.lpips import load_lpips
+from vpvae_jax.pixels import to_signal
 
 SSIM_WINDOW = 11  # pixels, side of the smallest image that has an SSIM
 _PEAK = 255.0
@@ -40,3 +47,25 @@ def ssim(reconstruction: jax.Array, original: jax.Array) -> jax.Array:
     """
     images = (image.astype(jnp.float32) / _PEAK for image in (reconstruction, original))
     return dm_pix.ssim(*images, filter_size=SSIM_WINDOW, filter_sigma=1.5)
+
+
+def make_lpips(weights: str | os.PathLike[str]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """LPIPS (VGG, version 0.1) of each image as a function of reconstruction and original, float32 inside.
+
+    Args:
+        weights: see `models.lpips.load_lpips`.
+
+    Returns:
+        A function of two `(n, h, w, 3)` uint8, sides of at least 16 pixels, that gives `(n,)` float32, 0 for equal
+        images.
+
+    Raises:
+        ConfigError: no such weights.
+    """
+    network, params = load_lpips(weights)
+
+    @jax.jit
+    def distance(params, reconstruction, original):
+        return network.apply({"params": params}, to_signal(reconstruction), to_signal(original))
+
+    return functools.partial(distance, params)

@@ -235,7 +235,7 @@ AUDIO = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop), jnp.float32),
     examples=examples,
-    scorer=AudioScorer,
+    scorer=lambda config: AudioScorer(),
     figures={
         "stoi": Figure("STOI", 3),
         "stoi_continuous": Figure("continuous", 3),

@@ -65,10 +65,10 @@ class Modality(NamedTuple):
     """(batch size, crop) -> shape and type of a batch in stored form."""
     examples: Callable[[Config, Any], Examples]
     """(config, source) -> what an evaluation goes through."""
-    scorer: Callable[[], Scorer]
+    scorer: Callable[[Config], Scorer]
     figures: Mapping[str, Figure]
-    """What tables show of the results, by key; the first says how good a reconstruction is, and with `_continuous` at
-    its name how good it is before quantization."""
+    """What tables show of the results, by key, where they are among them; the first says how good a reconstruction is,
+    and with `_continuous` at its name how good it is before quantization."""
     show: Callable[[pathlib.Path, list[Shown]], list[pathlib.Path]]
     """(directory, at least one example): writes pictures and sounds, returns their paths."""
     to_signal: Callable[[jax.Array], jax.Array]

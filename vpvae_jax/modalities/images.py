@@ -17,6 +17,7 @@ from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.metrics import SSIM_WINDOW
 from vpvae_jax.modalities.base import Examples, Loss, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
+from vpvae_jax.models.lpips import MIN_SIDE, load_lpips
 from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
 from vpvae_jax.quantizers import Quantizer
 from vpvae_jax.scoring.base import Figure
@@ -38,6 +39,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if 0 < config.data.eval_crop < SSIM_WINDOW:
         raise ConfigError(f"data.eval_crop={config.data.eval_crop}: expected 0, or at least the {SSIM_WINDOW} of SSIM")
+    if config.loss.lpips_weight and not config.loss.lpips_weights:
+        raise ConfigError(
+            f"loss.lpips_weight={config.loss.lpips_weight} but loss.lpips_weights is empty: name the file that "
+            "`python -m vpvae_jax.models.lpips convert` writes, or set loss.lpips_weight to 0 to train without the term"
+        )
+    for is_used, key in ((config.loss.lpips_weight, "crop"), (config.eval.lpips_weights, "eval_crop")):
+        if is_used and 0 < config.data[key] < MIN_SIDE:
+            raise ConfigError(f"data.{key}={config.data[key]}: expected at least the {MIN_SIDE} pixels of LPIPS")
     crops = {f"{s}.{k}": config[s][k] for s, k in (("data", "crop"), ("data", "eval_crop"), ("codebook", "crop"))}
     for key, crop in crops.items():
         if crop % stride(config):
@@ -81,14 +90,25 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
 
 
 def build_loss(config: ml_collections.ConfigDict) -> Loss:
-    """Weighted mean absolute error."""
+    """Weighted L1 and, with a weight, LPIPS, whose convolutions compute in `model.dtype`; loads LPIPS' weights.
+
+    Raises:
+        ConfigError: weights that are not there or cannot be read.
+    """
+    weights = config.loss
+    network, params = load_lpips(weights.lpips_weights) if weights.lpips_weight else (None, {})
+    if network is not None:
+        network = network.clone(dtype=jnp.dtype(config.model.dtype))
 
     def function(params, reconstruction, signal):
-        del params
         l1 = losses.l1(reconstruction, signal)
-        return config.loss.l1_weight * l1, {"l1": l1}
+        loss, parts = weights.l1_weight * l1, {"l1": l1}
+        if network is not None:
+            parts["lpips"] = jnp.mean(network.apply({"params": params}, reconstruction, signal))
+            loss += weights.lpips_weight * parts["lpips"]
+        return loss, parts
 
-    return Loss({}, function)
+    return Loss(params, function)
 
 
 def build_source(config: ml_collections.ConfigDict, split: str) -> FolderSource | TfdsSource:
@@ -147,6 +167,7 @@ IMAGES = Modality(
         "model.channels": "positive",
         "model.num_res_blocks": "positive",
         "model.z_channels": "positive",
+        "loss.lpips_weight": "not negative",
     },
     choices={"model.norm": ("group", "layer")},
     reference="configs/photos.py",
@@ -162,11 +183,12 @@ IMAGES = Modality(
     check_data=check_data,
     batch_shape=lambda batch_size, crop: jax.ShapeDtypeStruct((batch_size, crop, crop, 3), jnp.uint8),
     examples=examples,
-    scorer=ImageScorer,
+    scorer=lambda config: ImageScorer(config.eval.lpips_weights),
     figures={
         "psnr_db": Figure("PSNR dB", 2),
         "psnr_db_continuous": Figure("continuous dB", 2),
         "ssim": Figure("SSIM", 3),
+        "lpips": Figure("LPIPS", 3, needs="eval.lpips_weights"),
         "cvu": Figure("CVU", 3),
     },
     show=show_images,

@@ -14,6 +14,7 @@ class Figure(NamedTuple):
 
     title: str
     decimals: int
+    needs: str = ""  # key of the config that must not be empty for it, the file of a network's weights
 
 
 class Shown(NamedTuple):

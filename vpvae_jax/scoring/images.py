@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,13 +15,24 @@ from vpvae_jax.scoring.base import Shown
 
 MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
 RECONSTRUCTIONS = "reconstructions.png"
-_METRICS = {"psnr_db": metrics.psnr, "ssim": metrics.ssim}
+_METRICS: dict[str, Callable[..., Any]] = {"psnr_db": metrics.psnr, "ssim": metrics.ssim}
 
 
 class ImageScorer:
-    """PSNR (at most `MAX_DB`) and SSIM of each image; a `Scorer`."""
+    """PSNR (at most `MAX_DB`), SSIM and, where its weights are given, LPIPS of each image; a `Scorer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, lpips_weights: str = ""):
+        """Load what networks need.
+
+        Args:
+            lpips_weights: file for `load_lpips`; empty for no LPIPS.
+
+        Raises:
+            ConfigError: not such a file.
+        """
+        self._metrics = dict(_METRICS)
+        if lpips_weights:
+            self._metrics["lpips"] = metrics.make_lpips(lpips_weights)
         self._examples: list[dict[str, Any]] = []
 
     def __enter__(self) -> ImageScorer:
@@ -35,7 +47,7 @@ class ImageScorer:
         scores = {
             key + suffix: np.asarray(metric(jnp.asarray(images), jnp.asarray(original)))
             for suffix, images in reconstructions.items()
-            for key, metric in _METRICS.items()
+            for key, metric in self._metrics.items()
         }
         for i, name in enumerate(names):
             each = {key: min(float(values[i]), MAX_DB) for key, values in scores.items()}

