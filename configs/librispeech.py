@@ -91,6 +91,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 585_000  # 50 epochs of 281,241 utterances, 24 a step
     train.batch_size = 24
+    train.accumulation_steps = (
+        1  # parts of a batch, one after the other for want of memory; a batch each to the quantizer
+    )
     train.learning_rate = 5e-4
     train.final_learning_rate = 5e-6
     train.schedule = "one_cycle"  # constant | cosine | one_cycle

@@ -57,6 +57,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     model.norm = "layer"  # group (as published) | layer (indifferent to the size of the crop)
     model.z_channels = 16
     model.dtype = "float32"  # float32 | bfloat16; parameters and quantizer stay float32
+    model.remat = False  # True: blocks and LPIPS are computed again in the backward pass, for less memory
 
     config.quantizer = quantizer_section(argument, codebook_size=256, tuned=_TUNED)
 
@@ -75,6 +76,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 3600
     train.batch_size = 8
+    train.accumulation_steps = (
+        1  # parts of a batch, one after the other for want of memory; a batch each to the quantizer
+    )
     train.learning_rate = 2e-3
     train.final_learning_rate = 1e-4  # end of the cosine
     train.schedule = "cosine"  # constant | cosine, after the warm-up | one_cycle

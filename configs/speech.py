@@ -90,6 +90,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.num_steps = 1200
     train.batch_size = 4
+    train.accumulation_steps = (
+        1  # parts of a batch, one after the other for want of memory; a batch each to the quantizer
+    )
     train.learning_rate = 1.5e-3
     train.final_learning_rate = 1e-4  # end of the cosine
     train.schedule = "cosine"  # constant | cosine | one_cycle

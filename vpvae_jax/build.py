@@ -28,6 +28,7 @@ from vpvae_jax.scoring.base import Scorer
 _REQUIRED = {
     "train.num_steps": "positive",
     "train.batch_size": "positive",
+    "train.accumulation_steps": "positive",
     "train.learning_rate": "positive",
     "train.warmup_steps": "not negative",
     "train.clip_norm": "not negative",
@@ -120,10 +121,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         or not all(isinstance(s, str) for s in config.eval.splits)
     ):
         raise ConfigError(f"eval.splits={config.eval.splits!r}: expected names, such as ('validation', 'test')")
-    if config.train.batch_size % jax.local_device_count():
+    shares = jax.local_device_count() * config.train.accumulation_steps
+    if config.train.batch_size % shares:
         raise ConfigError(
-            f"train.batch_size={config.train.batch_size} does not divide over {jax.local_device_count()} devices: "
-            f"choose a multiple"
+            f"train.batch_size={config.train.batch_size} does not divide over {jax.local_device_count()} devices and "
+            f"train.accumulation_steps={config.train.accumulation_steps}: choose a multiple of {shares}"
         )
 
 

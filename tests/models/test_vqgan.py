@@ -255,3 +255,19 @@ def test_images_of_a_batch_do_not_mix():
     for number in range(3):
         alone = reconstruct(network, params, images[number : number + 1])
         np.testing.assert_allclose(whole[number : number + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_rematerialised_blocks_compute_the_same_and_keep_less():
+    images = noise(2, 32, 32, 3)
+    results = {}
+    for remat in (False, True):
+        shared = {"channels": 16, "channel_multipliers": (1, 2), "attention_levels": (1,), "remat": remat}
+        network = Autoencoder(VQGANEncoder(**shared), VQGANDecoder(**shared), feature_dim=4, input_dim=3)
+        params = network.init(jax.random.key(1), images)["params"]
+        loss, gradient_of = jax.vjp(lambda p, network=network: network.apply({"params": p}, images).var(), params)
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves(gradient_of))
+        results[remat] = params, loss, *gradient_of(jnp.ones(())), kept
+    (params, *values, kept), (params_remat, *values_remat, kept_remat) = results.values()
+    jax.tree.map(np.testing.assert_array_equal, params, params_remat)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), values, values_remat)
+    assert kept_remat < 0.3 * kept

@@ -11,12 +11,13 @@ import pytest
 
 from tests import tiny
 from vpvae_jax import build
+from vpvae_jax.errors import ConfigError
 from vpvae_jax.training.loop import new_state
 from vpvae_jax.training.step import make_train_step
 
 
-def _parts(**overrides):
-    config = tiny.config("", **overrides)
+def _parts(argument="", **overrides):
+    config = tiny.config("", argument, **overrides)
     quantizer = build.build_quantizer(config)
     network = build.build_network(config, quantizer)
     modality = build.modality_of(config)
@@ -28,6 +29,7 @@ def _parts(**overrides):
         to_signal=modality.to_signal,
         reconstruction_loss=loss.function,
         ema_decay=config.train.ema_decay,
+        accumulation_steps=config.train.accumulation_steps,
     )
     return config, lambda state, images: step(state, loss.params, images)
 
@@ -94,6 +96,41 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
         assert float(metrics["gradient_norm"]) > 1e-2  # logged before clipping
     assert means[0] > 1e-3
     assert means[1] == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) * norm
+
+
+def test_accumulated_gradients_are_those_of_the_batch():
+    """Without a quantizer nothing depends on how the batch is cut."""
+    results = []
+    for parts in (1, 2, 4):
+        config, step = _parts(
+            argument="quantizer=none,mean_weight=0.0,variance_weight=0.0", train__accumulation_steps=parts
+        )
+        state, metrics = jax.jit(step)(new_state(config), _images())
+        results.append((state, metrics))
+    (whole, expected), *others = results
+    for state, metrics in others:
+        assert metrics.keys() == expected.keys()
+        for name in ("loss", "l1", "gradient_norm"):
+            assert float(metrics[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
+        mu, expected_mu = (tree.opt_state[1][0].mu for tree in (state, whole))
+        for leaf, expected_leaf in zip(*map(jax.tree.leaves, (mu, expected_mu)), strict=True):
+            np.testing.assert_allclose(leaf, expected_leaf, rtol=1e-4, atol=1e-7)
+        assert int(state.step) == 1
+
+
+def test_accumulating_all_parts_are_perturbed_and_remembered():
+    config, step = _parts(train__accumulation_steps=2, quantizer__push_fraction=1.0)
+    start = new_state(config)
+    state, metrics = jax.jit(step)(start, _images())
+    assert int(state.quantizer_state.memory.cursor) == 4 * 8 * 8
+    assert 0 < float(metrics["acceptance_rate"]) < 1
+
+
+def test_batch_that_cannot_be_cut():
+    with pytest.raises(
+        ConfigError, match=r"does not divide over 1 devices and train.accumulation_steps=3: choose a multi"
+    ):
+        build.check_config(tiny.config("", train__accumulation_steps=3))
 
 
 @pytest.mark.slow

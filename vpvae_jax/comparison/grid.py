@@ -49,7 +49,13 @@ _WITHOUT_EFFECT = (
     "log.every",
 )
 # Younger than runs that are recorded, at the values that leave their figures as they are.
-_ADDED = {"loss.lpips_weight": 0.0, "loss.lpips_weights": "", "eval.lpips_weights": ""}
+_ADDED = {
+    "loss.lpips_weight": 0.0,
+    "loss.lpips_weights": "",
+    "eval.lpips_weights": "",
+    "model.remat": False,
+    "train.accumulation_steps": 1,
+}
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
 Row = dict[str, Any]

@@ -79,6 +79,7 @@ def build_network(config: ml_collections.ConfigDict, quantizer: Quantizer) -> Au
         "middle_attention": config.model.middle_attention,
         "norm": config.model.norm,
         "dtype": jnp.dtype(config.model.dtype),
+        "remat": config.model.remat,
     }
     return Autoencoder(
         encoder=VQGANEncoder(z_channels=config.model.z_channels, **shared),
@@ -99,12 +100,13 @@ def build_loss(config: ml_collections.ConfigDict) -> Loss:
     network, params = load_lpips(weights.lpips_weights) if weights.lpips_weight else (None, {})
     if network is not None:
         network = network.clone(dtype=jnp.dtype(config.model.dtype))
+        distance = jax.checkpoint(network.apply) if config.model.remat else network.apply
 
     def function(params, reconstruction, signal):
         l1 = losses.l1(reconstruction, signal)
         loss, parts = weights.l1_weight * l1, {"l1": l1}
         if network is not None:
-            parts["lpips"] = jnp.mean(network.apply({"params": params}, reconstruction, signal))
+            parts["lpips"] = jnp.mean(distance({"params": params}, reconstruction, signal))
             loss += weights.lpips_weight * parts["lpips"]
         return loss, parts
 

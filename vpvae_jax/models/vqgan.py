@@ -28,6 +28,7 @@ class VQGANEncoder(nn.Module):
             each position, which serves small training crops and large images alike.
         z_channels: width of the output.
         dtype: compute type; parameters are float32.
+        remat: compute what is inside a block again in the backward pass, instead of keeping it: less memory, more time.
     """
 
     channels: int = 128
@@ -38,19 +39,21 @@ class VQGANEncoder(nn.Module):
     norm: str = "group"
     z_channels: int = 4
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
+        res_block, attention_block = _blocks(self.remat)
         x = _conv3x3(self.channels, self.dtype, "stem")(images)
         num_levels = len(self.channel_multipliers)
         for level, multiplier in enumerate(self.channel_multipliers):
             for _ in range(self.num_res_blocks):
-                x = ResBlock(self.channels * multiplier, self.norm, self.dtype)(x)
+                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x)
                 if level in self.attention_levels:
-                    x = AttentionBlock(self.norm, self.dtype)(x)
+                    x = attention_block(self.norm, self.dtype)(x)
             if level < num_levels - 1:
                 x = Downsample(self.dtype)(x)
-        x = _middle(x, self.middle_attention, self.norm, self.dtype)
+        x = _middle(x, self.middle_attention, self.norm, self.dtype, self.remat)
         x = nn.swish(_normalize(x, self.norm, self.dtype))
         return _conv3x3(self.z_channels, self.dtype, "out")(x)
 
@@ -71,16 +74,18 @@ class VQGANDecoder(nn.Module):
     middle_attention: bool = True
     norm: str = "group"
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
+        res_block, attention_block = _blocks(self.remat)
         x = _conv3x3(self.channels * self.channel_multipliers[-1], self.dtype, "stem")(features)
-        x = _middle(x, self.middle_attention, self.norm, self.dtype)
+        x = _middle(x, self.middle_attention, self.norm, self.dtype, self.remat)
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for _ in range(self.num_res_blocks + 1):
-                x = ResBlock(self.channels * multiplier, self.norm, self.dtype)(x)
+                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x)
                 if level in self.attention_levels:
-                    x = AttentionBlock(self.norm, self.dtype)(x)
+                    x = attention_block(self.norm, self.dtype)(x)
             if level > 0:
                 x = Upsample(self.dtype)(x)
         x = nn.swish(_normalize(x, self.norm, self.dtype))
@@ -140,11 +145,22 @@ class Upsample(nn.Module):
         return _conv3x3(x.shape[-1], self.dtype)(x)
 
 
-def _middle(x: jax.Array, attention: bool, norm: str, dtype: jnp.dtype) -> jax.Array:
-    x = ResBlock(x.shape[-1], norm, dtype)(x)
+def _middle(x: jax.Array, attention: bool, norm: str, dtype: jnp.dtype, remat: bool) -> jax.Array:
+    res_block, attention_block = _blocks(remat)
+    x = res_block(x.shape[-1], norm, dtype)(x)
     if attention:
-        x = AttentionBlock(norm, dtype)(x)
-    return ResBlock(x.shape[-1], norm, dtype)(x)
+        x = attention_block(norm, dtype)(x)
+    return res_block(x.shape[-1], norm, dtype)(x)
+
+
+def _blocks(remat: bool) -> tuple[type[ResBlock], type[AttentionBlock]]:
+    """The blocks, or such as keep nothing but their input, under the same names: parameters are the same."""
+    if not remat:
+        return ResBlock, AttentionBlock
+    blocks = tuple(nn.remat(block) for block in (ResBlock, AttentionBlock))
+    for block, plain in zip(blocks, (ResBlock, AttentionBlock), strict=True):
+        block.__name__ = plain.__name__
+    return blocks
 
 
 def _conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> Conv:

@@ -73,6 +73,7 @@ def compile_program(config: ml_collections.ConfigDict) -> Program:
         to_signal=modality.to_signal,
         reconstruction_loss=loss.function,
         ema_decay=config.train.ema_decay,
+        accumulation_steps=config.train.accumulation_steps,
     )
     mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))

@@ -24,6 +24,7 @@ def make_train_step(
     to_signal: Callable[[jax.Array], jax.Array],
     reconstruction_loss: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Metrics]],
     ema_decay: float = 0.0,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]:
     """A pure function `(state, frozen, batch) -> state, metrics`; metrics are float32 scalars.
 
@@ -36,9 +37,13 @@ def make_train_step(
         to_signal: from a batch as stored to what the network sees.
         reconstruction_loss: `(frozen, reconstruction, signal) -> loss, its parts`.
         ema_decay: of the running mean of the parameters, used if the state holds one.
+        accumulation_steps: parts of a batch that go through the network one after the other, for want of memory; one
+            update by the mean of their gradients. To the quantizer a part is a batch: L_norm's moments are those of a
+            part, and memory and running means move on after each.
     """
 
-    def loss_of(params, frozen, quantizer_state, signal, key):
+    def loss_of(params, frozen, quantizer_state, batch, key):
+        signal = to_signal(batch)
         z = network.apply({"params": params["network"]}, signal, method="encode")
         flat = z.reshape(-1, quantizer.input_dim)
         z_tilde, quantizer_state, quantizer_loss, info = quantizer.train(
@@ -50,12 +55,32 @@ def make_train_step(
         loss += quantizer_loss
         return loss, (quantizer_state, {"loss": loss, **parts, "quantizer_loss": quantizer_loss, **info})
 
-    def train_step(state: TrainState, frozen: Any, batch: jax.Array) -> tuple[TrainState, Metrics]:
-        signal = to_signal(batch)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+    def gradient_of(params, frozen, quantizer_state, batch, key):
         gradient, (quantizer_state, metrics) = jax.grad(loss_of, has_aux=True)(
-            state.params, frozen, state.quantizer_state, signal, key
+            params, frozen, quantizer_state, batch, key
         )
+        return gradient, quantizer_state, metrics
+
+    def accumulated_gradient_of(params, frozen, quantizer_state, batch, key):
+        def add_part(carry, part):
+            total, quantizer_state = carry
+            batch, number = part
+            gradient, quantizer_state, metrics = gradient_of(
+                params, frozen, quantizer_state, batch, jax.random.fold_in(key, number)
+            )
+            return (jax.tree.map(jnp.add, total, gradient), quantizer_state), metrics
+
+        # Every n-th example, so that each part lies on all devices as the batch does.
+        parts = batch.reshape(-1, accumulation_steps, *batch.shape[1:]).swapaxes(0, 1)
+        carry = jax.tree.map(jnp.zeros_like, params), quantizer_state
+        (total, quantizer_state), metrics = jax.lax.scan(add_part, carry, (parts, jnp.arange(accumulation_steps)))
+        gradient = jax.tree.map(lambda x: x / accumulation_steps, total)
+        return gradient, quantizer_state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+
+    def train_step(state: TrainState, frozen: Any, batch: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+        compute = gradient_of if accumulation_steps == 1 else accumulated_gradient_of
+        gradient, quantizer_state, metrics = compute(state.params, frozen, state.quantizer_state, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
