@@ -1,6 +1,6 @@
 import pytest
 
-from vpvae_jax.config_arguments import quantizer_section
+from vpvae_jax.config_arguments import quantizer_section, take_switch
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.quantizers import QUANTIZERS
 
@@ -16,6 +16,25 @@ def test_every_method_and_size_builds(name, codebook_size):
     made = QUANTIZERS[settings.pop("name")](**settings)
     # Levels multiply to about K: 240 for 256, 15360 for 16384.
     assert made.codebook_size == pytest.approx(codebook_size, rel=0.07)
+
+
+class TestSwitch:
+    @pytest.mark.parametrize(
+        ("argument", "expected"),
+        [
+            ("", (False, "")),
+            ("rehearsal=true", (True, "")),
+            ("quantizer=fsp,rehearsal=true,levels=4x3", (True, "quantizer=fsp,levels=4x3")),
+            ("rehearsal=false,quantizer=vq", (False, "quantizer=vq")),
+        ],
+    )
+    def test_is_taken_out_of_the_argument(self, argument, expected):
+        assert take_switch(argument, "rehearsal") == expected
+
+    @pytest.mark.parametrize("argument", ["rehearsal=yes", "rehearsal", "rehearsal=true,rehearsal=true"])
+    def test_other_values(self, argument):
+        with pytest.raises(ConfigError, match=r"rehearsal=.*: expected true or false, once"):
+            take_switch(argument, "rehearsal")
 
 
 def test_argument_over_tuned_over_default():

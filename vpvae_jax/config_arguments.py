@@ -57,6 +57,19 @@ def load_config(
     return config
 
 
+def take_switch(argument: str, name: str) -> tuple[bool, str]:
+    """Whether `name=true` stands in a config file's argument, and the argument without it.
+
+    Raises:
+        ConfigError: another value than true or false.
+    """
+    pairs = [pair for pair in argument.split(",") if pair]
+    values = [pair.partition("=")[2] for pair in pairs if pair.partition("=")[0] == name]
+    if values not in ([], ["true"], ["false"]):
+        raise ConfigError(f"{name}={','.join(values)} behind the config file: expected true or false, once")
+    return values == ["true"], ",".join(pair for pair in pairs if pair.partition("=")[0] != name)
+
+
 def quantizer_section(
     argument: str, *, codebook_size: int, tuned: Mapping[str, Mapping[str, Any]]
 ) -> ml_collections.ConfigDict:

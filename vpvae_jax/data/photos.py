@@ -49,11 +49,16 @@ class Photos(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in ("train", "validation", "test")}
 
     def _generate_examples(self, split: str):
-        for name in TEST_PHOTOS if split == "test" else TRAIN_PHOTOS:
-            photo = _open_photo(name)
-            for part, box in _boxes(split, *photo.size):
-                key = f"{name.partition('.')[0]}-{part}"
-                yield key, {"image": _png(photo.crop(box)), "name": key}
+        for name, region in regions(split):
+            yield name, {"image": _png(region), "name": name}
+
+
+def regions(split: str) -> Iterator[tuple[str, PIL.Image.Image]]:
+    """Names and pixels of a split's images."""
+    for name in TEST_PHOTOS if split == "test" else TRAIN_PHOTOS:
+        photo = _open_photo(name)
+        for part, box in _boxes(split, *photo.size):
+            yield f"{name.partition('.')[0]}-{part}", photo.crop(box)
 
 
 def _boxes(split: str, width: int, height: int) -> Iterator[tuple[str, tuple[int, int, int, int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,12 @@ import tensorflow_datasets as tfds
 
 from vpvae_jax.errors import DataError
 
+# Data sets of our own, prepared on first use: module and class.
+_OWN = {
+    "photos": ("vpvae_jax.data.photos", "Photos"),
+    "photo_tiles": ("vpvae_jax.data.photo_tiles", "PhotoTiles"),
+    "speech": ("vpvae_jax.data.speech", "Speech"),
+}
 _NAME_KEYS = ("id", "name", "client_id")  # librispeech, speech, common_voice
 
 
@@ -39,13 +46,13 @@ class _ParsedSource(Sequence):
 
 
 def prepared_directory(name: str, data_dir: str | None) -> pathlib.Path:
-    """The newest version directory of a data set; `photos` and `speech` are prepared on first use.
+    """The newest version directory of a data set; `photos`, `photo_tiles` and `speech` are prepared on first use.
 
     Raises:
         DataError: no such data set, or several below the name.
     """
-    if name in ("photos", "speech"):
-        return _prepare(name, data_dir)
+    if name in _OWN:
+        return _prepare(*_OWN[name], data_dir)
     root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     for candidate in (pathlib.Path(name).expanduser(), root / name):
         versions = sorted(
@@ -139,13 +146,8 @@ def _stored(name: str, key: str, feature: dict[str, Any]) -> tfds.features.Featu
     return tfds.features.Tensor(shape=shape or (None,), dtype=np.dtype(dtype))
 
 
-def _prepare(name: str, data_dir: str | None) -> pathlib.Path:
-    # Importing a builder registers the data set with TFDS.
-    if name == "photos":
-        from vpvae_jax.data.photos import Photos as builder_class
-    else:
-        from vpvae_jax.data.speech import Speech as builder_class
-
+def _prepare(module: str, class_name: str, data_dir: str | None) -> pathlib.Path:
+    builder_class = getattr(importlib.import_module(module), class_name)  # TFDS knows it from here on
     builder = builder_class(data_dir=data_dir, file_format="array_record")
     try:
         builder.download_and_prepare()
