@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
         ("fsp_slow", "quantizer=fsp"),
         ("fsq_norm", "quantizer=fsq,mean_weight=1.0,variance_weight=0.7"),  # at that rate, with L_norm of VP
         ("fsp_near_0", "quantizer=fsp"),  # starts as the others do
+        ("fsp_plain", "quantizer=fsp,uniformity_weight=0.0"),  # without our term, as the paper has it
+        ("vp_no_norm", "quantizer=vp,mean_weight=0.0,variance_weight=0.0"),
         ("vq_ema", "quantizer=vq,update=ema"),  # the known remedies
         ("vq_restart", "quantizer=vq,update=ema,restart_below=0.1"),
     )
