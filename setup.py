@@ -23,6 +23,7 @@ setup(
     packages=find_packages(include=["vpvae_jax", "vpvae_jax.*"]),
     package_data={
         "vpvae_jax": ["py.typed"],
+        "vpvae_jax.evaluation": ["page.css", "page.js", "paper_results.csv"],
         "vpvae_jax.data": ["speech_flac/LICENSE", "speech_flac/README.md", "speech_flac/*/*.flac"],
     },
     python_requires=">=3.11",

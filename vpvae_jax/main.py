@@ -44,7 +44,8 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     from vpvae_jax import build
     from vpvae_jax import workdir as layout
     from vpvae_jax.errors import ConfigError
-    from vpvae_jax.evaluation import report
+    from vpvae_jax.evaluation.report import write_report
+    from vpvae_jax.evaluation.results import read_results, table
     from vpvae_jax.fit import fit_codebook
     from vpvae_jax.training.loop import train
 
@@ -69,8 +70,8 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     if mode in ("train", "evaluate"):
         _evaluate(config, workdir)
     if mode in ("train", "report"):
-        pictures = report.write_report(workdir)
-        print(f"\n{report.table(report.read_results(workdir), build.modality_of(config).figures)}\n")
+        pictures = write_report(workdir)
+        print(f"\n{table(read_results(workdir), build.modality_of(config).figures)}\n")
         for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
             print(path)
 
@@ -78,7 +79,9 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
 def _evaluate(config, workdir: pathlib.Path) -> None:
     from vpvae_jax import build
     from vpvae_jax import workdir as layout
-    from vpvae_jax.evaluation.evaluate import evaluate, write_results
+    from vpvae_jax.evaluation.evaluate import evaluate
+    from vpvae_jax.evaluation.results import write_results
+    from vpvae_jax.machine import machine
     from vpvae_jax.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
@@ -87,7 +90,7 @@ def _evaluate(config, workdir: pathlib.Path) -> None:
         examples = build.examples(config, split)
         scorer = build.build_scorer(config)
         results, counts, kept = evaluate(tokenizer, examples, scorer, name=name, num_kept=config.eval.num_pictures)
-        print(write_results(workdir, name, results | {"config": config.to_dict()}, counts, kept))
+        print(write_results(workdir, name, results | {"machine": machine(), "config": config.to_dict()}, counts, kept))
 
 
 def _main(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ from tests import tiny
 from tests.golden import make_lpips
 from vpvae_jax import build
 from vpvae_jax.errors import ConfigError
-from vpvae_jax.evaluation import report
+from vpvae_jax.evaluation.results import table
 from vpvae_jax.modalities.images import IMAGES
 from vpvae_jax.models.lpips import load_lpips
 from vpvae_jax.scoring.images import ImageScorer
@@ -78,7 +78,7 @@ def test_table_says_what_was_not_scored(lpips_file):
         scorer.add(list("abcd"), x, x, y)
         means, _ = scorer.results()
         counts = {"cvu": 0.5, "num_examples": 4, "num_codes_used": 2, "codebook_size": 4, "num_skipped": 0}
-        tables.append(report.table({"photos-test": means | counts}, IMAGES.figures))
+        tables.append(table({"photos-test": means | counts}, IMAGES.figures))
     without, scored = tables
     assert without.endswith("\nwithout LPIPS: it needs --config.eval.lpips_weights")
     assert "LPIPS" not in without.splitlines()[0]

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
-import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tqdm
 
 from vpvae_jax import metrics
-from vpvae_jax import workdir as layout
+from vpvae_jax.evaluation.results import Reconstruction
 from vpvae_jax.modalities import Examples
 from vpvae_jax.scoring.base import Scorer
 from vpvae_jax.tokenizer import Tokenizer
-
-
-class Reconstruction(NamedTuple):
-    """An example of an evaluation and what became of it, in stored form each."""
-
-    original: np.ndarray
-    continuous: np.ndarray
-    quantized: np.ndarray
 
 
 def evaluate(
@@ -85,17 +75,3 @@ def evaluate(
         "examples": scores,
     }
     return results, counts, kept
-
-
-def write_results(
-    workdir: pathlib.Path, name: str, results: dict[str, Any], counts: np.ndarray, kept: list[Reconstruction]
-) -> pathlib.Path:
-    """Write `eval/NAME.json`, and `eval/NAME.npz` with code counts and examples for the report."""
-    directory = workdir / layout.EVAL
-    directory.mkdir(exist_ok=True)
-    arrays = {f"{row}_{i}": array for i, example in enumerate(kept) for row, array in example._asdict().items()}
-    temporary = directory / f".{name}.tmp.npz"
-    np.savez_compressed(temporary, counts=counts, **arrays)
-    os.replace(temporary, directory / f"{name}.npz")
-    layout.write_json(directory / f"{name}.json", results)
-    return directory / f"{name}.json"
