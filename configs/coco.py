@@ -111,6 +111,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     evaluation.batch_size = 8
     evaluation.num_pictures = 8  # a split, columns of reconstructions.png
     evaluation.lpips_weights = loss.get_ref("lpips_weights").identity()  # empty for no LPIPS
+    evaluation.inception_weights = (
+        ""  # file that `python -m vpvae_jax.models.inception convert` writes; empty for no rFID
+    )
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 100  # steps

@@ -97,6 +97,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     evaluation.batch_size = 1  # more need images of one size
     evaluation.num_pictures = 6  # a split, columns of reconstructions.png
     evaluation.lpips_weights = ""  # as loss.lpips_weights; empty for no LPIPS
+    evaluation.inception_weights = (
+        ""  # file that `python -m vpvae_jax.models.inception convert` writes; empty for no rFID
+    )
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 10  # steps

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tests.golden import make_lpips
+from tests.golden import make_inception, make_lpips
 from vpvae_jax import build
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.evaluation.results import table
 from vpvae_jax.modalities.images import IMAGES
+from vpvae_jax.models.frozen import write_params
+from vpvae_jax.models.inception import from_torch, inception_shapes, load_inception
 from vpvae_jax.models.lpips import load_lpips
 from vpvae_jax.scoring.images import ImageScorer
 
@@ -70,6 +72,30 @@ def test_scorer_reads_its_weights_at_once(data_dir):
         build.build_scorer(tiny.config(data_dir, eval__lpips_weights="nowhere"))
 
 
+@pytest.mark.slow
+def test_rfid_is_of_all_images_together(tmp_path):
+    """Against the features' moments taken by hand; what is scored in two batches is scored as one."""
+    shapes = inception_shapes()
+    path = tmp_path / "inception.safetensors"
+    write_params(from_torch(make_inception.state(make_inception.torch_shapes(shapes))), shapes, path)
+    x, y = ((127.5 * (image + 1)).astype(np.uint8) for image in make_lpips.images())
+    scorer = ImageScorer(inception_weights=str(path))
+    for part in (slice(0, 2), slice(2, 4)):
+        scorer.add(list("ab"), x[part], x[part], y[part])
+    means, examples = scorer.results()
+    network, params = load_inception(path)
+    features = [np.asarray(network.apply({"params": params}, image / 127.5 - 1), np.float64) for image in (x, y)]
+    difference = np.square(features[0].mean(axis=0) - features[1].mean(axis=0)).sum()
+    roots = [(f - f.mean(axis=0)) / np.sqrt(3) for f in features]  # covariances are root.T @ root
+    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    assert means["rfid"] == pytest.approx(difference + sum(np.square(r).sum() for r in roots) - 2 * cross, rel=1e-3)
+    assert means["rfid_continuous"] == pytest.approx(0.0, abs=1e-3)
+    assert "rfid" not in examples[0]
+    alone = ImageScorer(inception_weights=str(path))
+    alone.add(["a"], x[:1], x[:1], y[:1])
+    assert alone.results()[0]["rfid"] is None
+
+
 def test_table_says_what_was_not_scored(lpips_file):
     x, y = ((127.5 * (image + 1)).astype(np.uint8) for image in make_lpips.images())
     tables = []
@@ -80,9 +106,10 @@ def test_table_says_what_was_not_scored(lpips_file):
         counts = {"cvu": 0.5, "num_examples": 4, "num_codes_used": 2, "codebook_size": 4, "num_skipped": 0}
         tables.append(table({"photos-test": means | counts}, IMAGES.figures))
     without, scored = tables
-    assert without.endswith("\nwithout LPIPS: it needs --config.eval.lpips_weights")
+    assert "\nwithout LPIPS: it needs --config.eval.lpips_weights\n" in without
+    assert without.endswith("\nwithout rFID: it needs --config.eval.inception_weights")
     assert "LPIPS" not in without.splitlines()[0]
     assert scored.splitlines()[0].split().count("LPIPS") == 1
-    assert "without" not in scored
+    assert "without LPIPS" not in scored
     assert f"{means['lpips']:.3f}" in scored.splitlines()[1]
     assert means["lpips_continuous"] == 0.0

@@ -53,6 +53,7 @@ _ADDED = {
     "loss.lpips_weight": 0.0,
     "loss.lpips_weights": "",
     "eval.lpips_weights": "",
+    "eval.inception_weights": "",
     "model.remat": False,
     "train.accumulation_steps": 1,
 }

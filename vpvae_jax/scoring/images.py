@@ -19,13 +19,14 @@ _METRICS: dict[str, Callable[..., Any]] = {"psnr_db": metrics.psnr, "ssim": metr
 
 
 class ImageScorer:
-    """PSNR (at most `MAX_DB`), SSIM and, where its weights are given, LPIPS of each image; a `Scorer`."""
+    """PSNR (at most `MAX_DB`) and SSIM of each image, LPIPS and rFID where there are weights for them; a `Scorer`."""
 
-    def __init__(self, lpips_weights: str = ""):
+    def __init__(self, lpips_weights: str = "", inception_weights: str = ""):
         """Load what networks need.
 
         Args:
             lpips_weights: file for `load_lpips`; empty for no LPIPS.
+            inception_weights: file for `load_inception`; empty for no rFID.
 
         Raises:
             ConfigError: not such a file.
@@ -33,6 +34,8 @@ class ImageScorer:
         self._metrics = dict(_METRICS)
         if lpips_weights:
             self._metrics["lpips"] = metrics.make_lpips(lpips_weights)
+        self._features = metrics.make_features(inception_weights) if inception_weights else None
+        self._moments = {kind: metrics.Moments() for kind in ("original", "", "_continuous")}
         self._examples: list[dict[str, Any]] = []
 
     def __enter__(self) -> ImageScorer:
@@ -49,14 +52,22 @@ class ImageScorer:
             for suffix, images in reconstructions.items()
             for key, metric in self._metrics.items()
         }
+        if self._features is not None:
+            for kind, images in {"original": original, **reconstructions}.items():
+                self._moments[kind].add(np.asarray(self._features(jnp.asarray(images))))
         for i, name in enumerate(names):
             each = {key: min(float(values[i]), MAX_DB) for key, values in scores.items()}
             self._examples.append({"name": name} | each)
 
     def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Means over images, and the scores of each."""
+        """Means over images and, of all together, rFID (None of a single one); and the scores of each."""
         keys = [key for key in self._examples[0] if key != "name"]
-        return {key: float(np.mean([example[key] for example in self._examples])) for key in keys}, self._examples
+        means: dict[str, Any] = {key: float(np.mean([example[key] for example in self._examples])) for key in keys}
+        if self._features is not None:
+            for kind in ("", "_continuous"):
+                pair = self._moments[kind], self._moments["original"]
+                means[f"rfid{kind}"] = metrics.frechet_distance(*pair) if pair[0].num > 1 else None
+        return means, self._examples
 
 
 def show_images(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
