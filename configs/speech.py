@@ -22,7 +22,7 @@ _TUNED = {
         "variance_weight": 0.7,
     },
     "fsp": {
-        "mean_weight": 1.0,  # with 0.03 all latents went to one code
+        "mean_weight": 1.0,  # with 0.03 and 0.02 a quarter fewer codes are in use after 300 steps
         "variance_weight": 0.7,
         "uniformity_weight": 0.1,  # ours; 1.0 was tried with l1_weight 5: STOI 0.55 after 900 steps
     },
@@ -62,7 +62,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     model.attention_window = 50  # tokens; reaches back 50 to 100, which a training crop must hold
     model.num_heads = 4
     model.init_std = 0.0  # 0 for 1 / sqrt(inputs); the published 0.02 is too little for widths this small
-    model.first_bias_std = 0.3  # published 0, with which gradients at silence grow to 1e6
+    model.first_bias_std = 0.3  # published 0, with which gradients at silence grow to 1e5
     model.window = 9600  # samples, of the windows in which the tokenizer goes through a recording: as in training; 3 s
     # change STOI by 0.004 at most after 10,000 steps
     model.context = 2400  # samples, by which they overlap at both ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +61,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         _run(program, state, iterator, checkpoints, config, workdir)
 
 
-def compile_program(config: ml_collections.ConfigDict) -> Program:
-    """Compile the step of a config's run over a mesh of all local devices, from shapes alone: nothing is computed."""
+def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
+    """Compile the step of a config's run over a mesh of devices, from shapes alone: nothing is computed.
+
+    Args:
+        config: the config.
+        devices: default all local ones. Those of another machine, as `jax.experimental.topologies` describes them, tell
+            what memory the step needs there; it cannot be run, and `frozen` stays here.
+    """
     quantizer = build.build_quantizer(config)
     modality = build.modality_of(config)
     loss = modality.build_loss(config)
@@ -75,7 +81,10 @@ def compile_program(config: ml_collections.ConfigDict) -> Program:
         ema_decay=config.train.ema_decay,
         accumulation_steps=config.train.accumulation_steps,
     )
-    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh_devices = jax.local_devices() if devices is None else devices
+    mesh = jax.make_mesh(
+        (len(mesh_devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=mesh_devices
+    )
     replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     jitted_step = jax.jit(
         train_step,
@@ -83,10 +92,11 @@ def compile_program(config: ml_collections.ConfigDict) -> Program:
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    frozen = jax.device_put(loss.params, replicated)
     batch = modality.batch_shape(config.train.batch_size, config.data.crop)
+    abstract_frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), loss.params)
     start = time.perf_counter()
-    compiled = jitted_step.lower(abstract_state(config), frozen, batch).compile()
+    compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
+    frozen = jax.device_put(loss.params, replicated) if devices is None else loss.params
     return Program(compiled, frozen, replicated, batch_sharded, time.perf_counter() - start)
 
 
