@@ -54,7 +54,8 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.16", "pre-commit"],
         "benchmark": ["scikit-learn>=1.5", "torch>=2.6"],
-        "parity": ["lpips>=0.1.4", "pytorch-fid>=0.3", "torch>=2.6", "torchvision", "transformers>=5"],  # comparing our networks with those they were published as
+        # Comparing our networks with those they were published as.
+        "parity": ["lpips>=0.1.4", "pytorch-fid>=0.3", "torch>=2.6", "torchvision", "transformers>=5"],
         "prepare": ["pydub", "tensorflow-cpu>=2.21"],  # what TFDS needs to prepare speech; ffmpeg besides
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": ["jax[tpu]>=0.10"],
