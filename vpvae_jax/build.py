@@ -59,7 +59,10 @@ _CHOICES = {
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raise ConfigError for a value that cannot work; the quantizer checks its own."""
-    flat = flatten(config)
+    try:
+        flat = flatten(config)
+    except ZeroDivisionError as error:
+        raise ConfigError(f"train.batch_size={config.train.batch_size}: expected a positive number") from error
     if flat.get("model.name") not in MODALITIES:
         raise ConfigError(f"model.name={flat.get('model.name')!r}: expected one of {', '.join(MODALITIES)}")
     modality = modality_of(config)

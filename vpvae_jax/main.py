@@ -62,6 +62,8 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         config = layout.with_stored_training(config, workdir)
     if mode == "train":
         build.check_data(config)
+        with build.build_scorer(config):
+            pass  # what its figures need is there
         workdir.mkdir(parents=True, exist_ok=True)
         layout.write_json(workdir / layout.CONFIG, config.to_dict())
         train(config, workdir)

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from vpvae_jax import build
+from vpvae_jax.added_keys import with_added_keys
 from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
@@ -168,9 +169,9 @@ class Tokenizer:
             description = json.loads((directory / _DESCRIPTION).read_text())
             flat = safetensors.numpy.load_file(directory / _WEIGHTS)
             weights = flax.traverse_util.unflatten_dict(flat, sep="/")
-            config = ml_collections.ConfigDict(description["config"])
+            config = with_added_keys(ml_collections.ConfigDict(description["config"]))
             return cls(config, weights["network"], weights["codebook"], description["step"])
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
             raise CheckpointError(
                 f"the tokenizer in {directory} is damaged ({error}): fit it again (--mode=fit_codebook)"
             ) from error

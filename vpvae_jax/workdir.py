@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from vpvae_jax.added_keys import with_added_keys
 from vpvae_jax.build import flatten
 from vpvae_jax.errors import CheckpointError, ConfigError
 
@@ -29,6 +30,9 @@ _FREE_IN_TRAINING = (
     "data.eval_crop",
     "data.num_threads",
     "data.cache_mib",
+    "model.remat",
+    "loss.lpips_weights",  # where a file lies
+    "loss.whisper_weights",
 )
 # An evaluation needs the network and the quantizer to be those of the checkpoint and chooses its own data.
 _BOUND_AFTERWARDS = ("model.", "quantizer.")
@@ -61,7 +65,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config that the work directory was trained with."""
     if not (workdir / CONFIG).exists():
         raise CheckpointError(f"{workdir} holds no {CONFIG}: train first (--mode=train), or name another --workdir")
-    return ml_collections.ConfigDict(read_json(workdir / CONFIG))
+    return with_added_keys(ml_collections.ConfigDict(read_json(workdir / CONFIG)))
 
 
 def has_results(workdir: pathlib.Path) -> bool:
@@ -83,7 +87,9 @@ def check_same_config(config: ml_collections.ConfigDict, workdir: pathlib.Path, 
     mine, stored = flatten(config), flatten(read_config(workdir))
     differing = []
     for key in sorted(mine.keys() | stored.keys()):
-        is_bound = not key.startswith(_FREE_IN_TRAINING) if same_data else key.startswith(_BOUND_AFTERWARDS)
+        is_bound = not key.startswith(_FREE_IN_TRAINING)
+        if not same_data:
+            is_bound = is_bound and key.startswith(_BOUND_AFTERWARDS)
         if is_bound and mine.get(key, _ABSENT) != stored.get(key, _ABSENT):
             here, there = (values.get(key, "absent") for values in (mine, stored))
             differing.append(f"{key} is {here} but {there} there")

@@ -1,5 +1,7 @@
 """Tables and page of several runs, made of real work directories; the page in a real browser where there is one."""
 
+import base64
+import copy
 import csv
 import html.parser
 import io
@@ -9,11 +11,15 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
+import scipy.io.wavfile
 
+from tests import tiny
+from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import CheckpointError, ConfigError
 from vpvae_jax.evaluation import report
-from vpvae_jax.evaluation.collection import markdown, read_runs, table_csv
+from vpvae_jax.evaluation.collection import markdown, read_run, read_runs, table_csv
 from vpvae_jax.evaluation.page import page
 from vpvae_jax.evaluation.paper_numbers import nominal_size, paper_numbers
 
@@ -23,21 +29,19 @@ EVIL = '<img src=x onerror=alert(1)> & "quoted"'
 
 @pytest.fixture(scope="module")
 def workdirs(trained, tmp_path_factory):
-    """Three finished runs: one as it is, one that is called COCO, one whose examples have dangerous names."""
+    """Three finished runs: one as it is, one that says it is the paper's VP on COCO, one full of dangerous words."""
     root = tmp_path_factory.mktemp("runs")
     for name in ("first", "coco", "evil"):
         shutil.copytree(trained, root / name)
     for file in (root / "coco" / "eval").iterdir():
         file.rename(file.with_name(file.name.replace("photos-test", "coco_2017-validation")))
-    edit(root / "coco" / "config.json", lambda config: config["quantizer"].update(codebook_size=1024))
-    edit(root / "coco" / "eval" / "coco_2017-validation.json", lambda results: results.update(psnr_db=31.0, lpips=0.5))
-    edit(root / "evil" / "eval" / "photos-test.json", rename)
-    edit(root / "evil" / "eval" / "photos-test.json", lambda results: results.update(ssim=None))
+    paper = load_config(tiny.ROOT / "configs" / "coco.py", "quantizer=vp,codebook_size=1024").to_dict()
+    edit(root / "coco" / "config.json", lambda config: config.update(quantizer=paper["quantizer"]))
+    results = {"psnr_db": 31.0, "lpips": 0.5, "codebook_size": 1024, "config": {"data": paper["data"]}}
+    edit(root / "coco" / "eval" / "coco_2017-validation.json", lambda old: old.update(results))
+    edit(root / "evil" / "eval" / "photos-test.json", lambda results: results["examples"][0].update(name=EVIL))
+    edit(root / "evil" / "eval" / "photos-test.json", lambda results: results.update(ssim=None, num_skipped=7))
     return [root / name for name in ("first", "coco", "evil")]
-
-
-def rename(results):
-    results["examples"][0]["name"] = EVIL
 
 
 def edit(path, change):
@@ -48,7 +52,9 @@ def edit(path, change):
 
 @pytest.fixture(scope="module")
 def runs(workdirs):
-    return read_runs(workdirs)
+    found, errors = read_runs(workdirs)
+    assert errors == []
+    return found
 
 
 class TestTables:
@@ -74,51 +80,114 @@ class TestTables:
         assert (found["coco", "coco_2017-validation", "lpips"]["paper"]) == "0.1717"
         assert found["evil", "photos-test", "ssim"]["ours"] == ""
 
-    def test_runs_of_one_name(self, workdirs):
-        with pytest.raises(ConfigError, match="first: several work directories of this name"):
+    def test_a_codebook_of_another_size_is_not_the_papers(self, workdirs, tmp_path):
+        shutil.copytree(workdirs[1], tmp_path / "coco")
+        edit(
+            tmp_path / "coco" / "eval" / "coco_2017-validation.json", lambda results: results.update(codebook_size=4096)
+        )
+        text = markdown([read_run(tmp_path / "coco")])
+        assert "| coco | vp | 4096 | 31.00 |" in text
+
+    def test_names_are_as_long_as_they_must_be(self, workdirs, tmp_path):
+        for parent in ("a", "b"):
+            shutil.copytree(workdirs[0], tmp_path / parent / "vp|1")
+        runs, _ = read_runs([tmp_path / "a" / "vp|1", tmp_path / "b" / "vp|1"])
+        assert [run.name for run in runs] == ["a/vp|1", "b/vp|1"]
+        assert r"| a/vp\|1 | vp |" in markdown(runs)
+        with pytest.raises(ConfigError, match="given twice"):
             read_runs([workdirs[0], workdirs[0]])
 
-    def test_a_directory_without_evaluations(self, workdirs, tmp_path):
+    def test_directories_without_results_are_left_out(self, workdirs, tmp_path):
+        runs, errors = read_runs([workdirs[0], tmp_path])
+        assert len(runs) == 1
+        assert "holds no evaluation" in str(errors[0])
         with pytest.raises(CheckpointError, match="holds no evaluation"):
-            read_runs([workdirs[0], tmp_path])
+            read_runs([tmp_path])
 
-    def test_damaged_arrays(self, trained, tmp_path):
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("eval/photos-test.npz", b"PK"),
+            ("eval/photos-test.json", b"[]"),
+            ("eval/photos-test.json", b"{}"),
+            ("eval/photos-test.json", b"{"),
+            ("config.json", b'{"model": {"name": "unknown"}}'),
+            ("metrics.jsonl", b"\xff\xfe"),
+        ],
+    )
+    def test_damaged_files(self, trained, tmp_path, file, content):
         shutil.copytree(trained, tmp_path / "run")
-        (tmp_path / "run" / "eval" / "photos-test.npz").write_bytes(b"PK")
-        with pytest.raises(CheckpointError, match="is missing or damaged"):
-            read_runs([tmp_path / "run"])
+        (tmp_path / "run" / file).write_bytes(content)
+        with pytest.raises(CheckpointError):
+            read_run(tmp_path / "run")
+
+    def test_flipped_bits(self, trained, tmp_path):
+        """Whatever a flipped bit of the arrays does, it ends in a run or in an error of ours."""
+        shutil.copytree(trained, tmp_path / "run")
+        path = tmp_path / "run" / "eval" / "photos-test.npz"
+        good, refused = path.read_bytes(), 0
+        for position in np.random.default_rng(0).integers(0, 8 * len(good), 200):
+            damaged = bytearray(good)
+            damaged[position // 8] ^= 1 << position % 8
+            path.write_bytes(damaged)
+            try:
+                read_run(tmp_path / "run")
+            except CheckpointError:
+                refused += 1
+        assert refused > 150
 
 
 class TestPaperNumbers:
-    VP = {"name": "vp", "codebook_size": 1024, "accept": "metropolis", "mean_weight": 0.1, "variance_weight": 0.07}  # noqa: RUF012
-
     @pytest.mark.parametrize(
-        ("quantizer", "psnr"),
+        ("argument", "psnr"),
         [
-            (VP, 23.8878),
-            (VP | {"mean_weight": 0.0, "variance_weight": 0.0}, 24.0219),
-            (VP | {"accept": "always"}, 23.8053),
-            ({"name": "fsp", "activation": "tanh", "levels": [8, 5, 5, 5]}, 24.1910),
-            ({"name": "fsp", "activation": "normal", "levels": (8, 5, 5, 5)}, 24.2945),
-            ({"name": "fsp", "activation": "laplace", "levels": (8, 5, 5, 5)}, 24.2433),
-            ({"name": "vq", "codebook_size": 256}, 23.1662),
+            ("quantizer=vp", 23.8878),
+            ("quantizer=vp,mean_weight=0.0,variance_weight=0.0", 24.0219),
+            ("quantizer=vp,accept=always", 23.8053),
+            ("quantizer=fsp", 24.1910),
+            ("quantizer=fsp,activation=normal", 24.2945),
+            ("quantizer=fsp,activation=laplace", 24.2433),
+            # What the paper has not.
+            ("quantizer=vp,accept=always,mean_weight=0.0,variance_weight=0.0", None),
+            ("quantizer=vp,eta=2", None),
+            ("quantizer=vp,move=neighbor", None),
+            ("quantizer=fsp,uniformity_weight=0.1", None),
+            ("quantizer=fsq,symmetric=False", None),
+            ("quantizer=vq,update=ema", None),
+            ("quantizer=none", None),
         ],
     )
-    def test_of_a_method(self, quantizer, psnr):
-        assert paper_numbers(quantizer, "coco_2017-validation")["psnr_db"] == pytest.approx(psnr)
+    def test_of_a_method(self, argument, psnr):
+        config = load_config(tiny.ROOT / "configs" / "coco.py", f"{argument},codebook_size=1024")
+        numbers = paper_numbers(config.quantizer, 1024, "coco_2017-validation", config.data)
+        assert numbers.get("psnr_db") == psnr
 
-    def test_what_the_paper_does_not_have(self):
-        assert paper_numbers(self.VP, "photos-test") == {}
-        assert paper_numbers(self.VP | {"codebook_size": 64}, "coco_2017-validation") == {}
-        assert paper_numbers({"name": "none", "codebook_size": 1024}, "coco_2017-validation") == {}
-        assert "cvu" not in paper_numbers(
-            {"name": "vq", "codebook_size": 256}, "librispeech_lazy_decode-test_clean+test_other"
-        )
+    @pytest.mark.parametrize("method", ["vp", "fsp", "fsq", "vq", "simvq", "tokenbridge"])
+    @pytest.mark.parametrize("size", [256, 1024, 4096, 16384])
+    @pytest.mark.parametrize("data_set", ["coco_2017", "imagenet2012"])
+    def test_every_row_of_tables_1_and_2_has_a_config(self, method, size, data_set):
+        config = load_config(tiny.ROOT / "configs" / "coco.py", f"quantizer={method},codebook_size={size}")
+        numbers = paper_numbers(config.quantizer, size, f"{data_set}-validation", config.data)
+        assert numbers.keys() == {"psnr_db", "ssim", "lpips", "cvu"}
+
+    def test_other_data_and_sizes(self):
+        config = load_config(tiny.ROOT / "configs" / "coco.py", "quantizer=vp,codebook_size=1024")
+        settings, data = config.quantizer, config.data.to_dict()
+        assert paper_numbers(settings, 1024, "photos-test", data) == {}
+        assert paper_numbers(settings, 4096, "coco_2017-validation", data) == {}
+        assert paper_numbers(settings, 100, "coco_2017-validation", data) == {}
+        assert paper_numbers(settings, 1024, "coco_2017-validation", data | {"eval_crop": 64}) == {}
+
+    def test_speech(self):
+        evaluation = "librispeech_lazy_decode-test_clean+test_other"
+        for method, has_cvu in (("fsp", True), ("vq", False)):  # the paper leaves out what collapsed
+            config = load_config(tiny.ROOT / "configs" / "librispeech.py", f"quantizer={method},codebook_size=256")
+            assert ("cvu" in paper_numbers(config.quantizer, 256, evaluation, config.data)) == has_cvu
 
     def test_nominal_size(self):
-        assert nominal_size({"levels": (8, 6, 5)}) == 256
-        assert nominal_size({"levels": (4, 3)}) == 12
-        assert nominal_size({"codebook_size": 256}) == 256
+        assert nominal_size({"levels": (8, 6, 5)}, 240) == 256
+        assert nominal_size({"levels": [4, 3]}, 12) == 12
+        assert nominal_size({"codebook_size": 256}, 64) == 64
 
 
 class Page(html.parser.HTMLParser):
@@ -140,7 +209,12 @@ class Page(html.parser.HTMLParser):
 
 class TestPage:
     def test_holds_all_it_shows_and_escapes_what_it_says(self, runs):
-        text = page(runs)
+        first = runs[0].results["photos-test"]
+        hostile = [
+            runs[0]._replace(name=EVIL, results={EVIL: first}, counts={EVIL: runs[0].counts["photos-test"]}),
+            *runs,
+        ]
+        text = page(hostile)
         parsed = Page(text)
         assert parsed.handlers == []
         assert len(parsed.sources) == parsed.tags.count("img")
@@ -149,6 +223,54 @@ class TestPage:
         assert "&lt;img src=x onerror=alert(1)&gt; &amp; &quot;quoted&quot;" in text
         assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
         assert "default-src 'none'" in text
+
+    @pytest.mark.parametrize("key", ["num_codes_used", "num_skipped", "num_examples", "psnr_db"])
+    def test_what_should_be_a_number_is_one(self, workdirs, tmp_path, key):
+        """Words could end the attribute in which a number stands, and go on with a handler."""
+        shutil.copytree(workdirs[0], tmp_path / "run")
+        edit(
+            tmp_path / "run" / "eval" / "photos-test.json",
+            lambda results: results.update({key: '1"><style onload="x()">'}),
+        )
+        with pytest.raises(CheckpointError, match="is no work directory of ours, or damaged"):
+            read_run(tmp_path / "run")
+
+    def test_another_crop_is_another_example(self, runs):
+        other = [
+            shown._replace(arrays={row: array[:32] for row, array in shown.arrays.items()}) for shown in runs[0].shown
+        ]
+        text = page([runs[0], runs[0]._replace(name="cropped", shown=other)])
+        assert text.count("<figcaption>original</figcaption>") == 2 * len(other)
+        assert text.count("<figcaption>cropped</figcaption>") == len(other)
+
+    def test_size_is_bounded(self, runs):
+        (shown, *_) = runs[0].shown
+        large = {row: np.zeros((900, 1500, 3), np.uint8) for row in shown.arrays}
+        many = [shown._replace(name=str(i), arrays=large) for i in range(12)]
+        text = page([runs[0]._replace(shown=many)])
+        assert text.count("original, 1500 x 900 made smaller") == 8 + 8
+        assert "4 more are in the work directories" in text
+
+    def test_recordings_are_played(self, runs):
+        (shown, *_) = runs[0].shown
+        clip = {row: np.sin(np.arange(25 * 16_000, dtype=np.float32)) for row in shown.arrays}
+        text = page([runs[0]._replace(shown=[shown._replace(arrays=clip)])])
+        (wav, *_) = re.findall(r'<audio controls src="data:audio/wav;base64,([^"]+)">', text)
+        rate, samples = scipy.io.wavfile.read(io.BytesIO(base64.b64decode(wav)))
+        assert (rate, samples.shape, samples.dtype) == (16_000, (20 * 16_000,), np.int16)
+        assert "original, the first 20 s" in text
+
+    def test_names_that_are_no_text(self, workdirs, tmp_path):
+        """Names of files may be any bytes, formulas, or begin so that a legend leaves them out."""
+        names = ["_a$^$b", os.fsdecode(b"caf\xe9")]
+        for name in names:
+            shutil.copytree(workdirs[0], tmp_path / name)
+            edit(
+                tmp_path / name / "eval" / "photos-test.json",
+                lambda results: results["examples"][0].update(name="$5_$x_"),
+            )
+        report.write_reports([tmp_path / name for name in names], tmp_path / "out")
+        assert len(report.write_report(tmp_path / names[0])) > 3
 
     def test_of_one_directory_and_of_several(self, workdirs, tmp_path, capsys):
         report.main([*map(str, workdirs), f"--output={tmp_path / 'new' / 'all'}"])
@@ -188,9 +310,11 @@ document.title = JSON.stringify(result);
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_in_a_browser(workdirs, tmp_path):
     """Opened from disk: every picture loads, a click on a head sorts, a pointer magnifies a row, nothing fails."""
-    runs = read_runs([workdirs[0], workdirs[2]])
-    results = (runs[0].results["photos-test"], runs[1].results["photos-test"])
-    results[0]["psnr_db"], results[1]["psnr_db"] = 9.5, 10.25  # as text they would sort the other way round
+    runs, _ = read_runs([workdirs[0], workdirs[2]])
+    runs.append(runs[0]._replace(name="third", results=copy.deepcopy(runs[0].results)))
+    # As text they would sort the other way round; what is missing comes last in either direction.
+    for run, value in zip(runs, (9.5, 10.25, None), strict=True):
+        run.results["photos-test"]["psnr_db"] = value
     listen = "<script>window.failures = []; window.onerror = (text) => window.failures.push(text);"
     listen += (
         'document.addEventListener("securitypolicyviolation", (e) => window.failures.push(e.blockedURI));</script>'
@@ -205,10 +329,10 @@ def test_in_a_browser(workdirs, tmp_path):
     assert result["errors"] == []
     assert len(result["pictures"]) > 6
     assert all(result["pictures"])
-    assert sorted(result["before"]) == ["10.25", "9.50"]
-    assert result["ascending"] == ["9.50", "10.25"]
+    assert sorted(result["before"]) == ["-", "10.25", "9.50"]
+    assert result["ascending"] == ["9.50", "10.25", "-"]
     assert result["state"] == "ascending"
-    assert result["descending"] == ["10.25", "9.50"]
+    assert result["descending"] == ["10.25", "9.50", "-"]
     assert set(result["zoomed"]) == {"scale(4)"}
-    assert len(result["zoomed"]) == 3
+    assert len(result["zoomed"]) == 4
     assert result["origin"].startswith("25% 50%")

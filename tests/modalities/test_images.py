@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 from tests import tiny
 from tests.golden import make_inception, make_lpips
 from vpvae_jax import build
-from vpvae_jax.errors import ConfigError
+from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.evaluation.results import table
 from vpvae_jax.modalities.images import IMAGES
 from vpvae_jax.models.frozen import write_params
@@ -65,6 +66,15 @@ class TestLoss:
 def test_settings_that_cannot_work(data_dir, values, message):
     with pytest.raises(ConfigError, match=message):
         build.check_config(tiny.config(data_dir, **values))
+
+
+def test_whole_images_too_small_for_lpips(tmp_path, data_dir, lpips_file):
+    PIL.Image.new("RGB", (12, 40)).save(tmp_path / "slim.png")
+    values = {"data.source": "folder", "data.path": str(tmp_path), "data.eval_crop": 0, "eval.batch_size": 1}
+    ((name, _),) = build.examples(tiny.config(data_dir, **values), "all").items
+    assert name == "slim.png"
+    with pytest.raises(DataError, match=r"slim\.png has 12 x 40 pixels but the crop needs 16 x 16"):
+        list(build.examples(tiny.config(data_dir, **values, eval__lpips_weights=lpips_file), "all").items)
 
 
 def test_scorer_reads_its_weights_at_once(data_dir):

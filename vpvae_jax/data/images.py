@@ -96,7 +96,7 @@ def train_batches(
 
 
 def eval_images(
-    source: Sequence[Record], decoder: ImageDecoder, *, crop: int, multiple: int = 1
+    source: Sequence[Record], decoder: ImageDecoder, *, crop: int, multiple: int = 1, min_side: int = SSIM_WINDOW
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and central `(crop, crop, 3)` uint8 crop of each readable image, in the order of the source.
 
@@ -105,12 +105,13 @@ def eval_images(
         decoder: decodes and counts what cannot be read.
         crop: side of the square crop in pixels; 0 for the whole image, less what its sides exceed a multiple by.
         multiple: what the sides of a whole image are cut down to a multiple of.
+        min_side: of a whole image, pixels, for the figures of merit.
 
     Raises:
-        DataError: an image smaller than the crop, or no readable image at all.
+        DataError: an image smaller than the crop or the smallest side, or no readable image at all.
     """
     for name, image in readable(source, decoder):
-        _check_crop(name, image.shape[1], image.shape[0], crop or max(multiple, SSIM_WINDOW))
+        _check_crop(name, image.shape[1], image.shape[0], crop or max(multiple, multiple * -(-min_side // multiple)))
         height, width = (crop or side - side % multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         yield name, image[top : top + height, left : left + width]

@@ -38,23 +38,37 @@ class Line(NamedTuple):
 
     run: Run
     evaluation: str
+    codebook_size: int  # K as the paper calls it
     figures: Mapping[str, Figure]  # those that are scored, by key
     ours: Mapping[str, float | None]
     paper: Mapping[str, float]
+    about: Mapping[str, int]  # counts of codes and examples
 
 
-def read_runs(workdirs: Sequence[pathlib.Path]) -> list[Run]:
-    """The runs of work directories, in the order given.
+def read_runs(workdirs: Sequence[pathlib.Path]) -> tuple[list[Run], list[CheckpointError]]:
+    """The runs of work directories, in the order given, and why the others cannot be read.
+
+    A run is called as its directory, with those above it where names would be alike.
 
     Raises:
-        CheckpointError: one without an evaluation, or with a damaged one.
-        ConfigError: two of one name.
+        ConfigError: a directory given twice.
+        CheckpointError: no run at all.
     """
-    names = [workdir.absolute().name for workdir in workdirs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{', '.join(twice)}: several work directories of this name, expected one of each")
-    return [read_run(workdir) for workdir in workdirs]
+    absolute = list(dict.fromkeys(workdir.absolute() for workdir in workdirs))
+    if len(absolute) < len(workdirs):
+        raise ConfigError("a work directory is given twice: give each once")
+    depth = 1
+    while len({workdir.parts[-depth:] for workdir in absolute}) < len(absolute):
+        depth += 1
+    runs, errors = [], []
+    for workdir in absolute:
+        try:
+            runs.append(read_run(workdir)._replace(name="/".join(workdir.parts[-depth:])))
+        except CheckpointError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    return runs, errors
 
 
 def read_run(workdir: pathlib.Path) -> Run:
@@ -63,12 +77,19 @@ def read_run(workdir: pathlib.Path) -> Run:
     Raises:
         CheckpointError: no evaluation there, or a damaged one.
     """
-    results = read_results(workdir)
-    if not results:
-        raise CheckpointError(f"{workdir / layout.EVAL} holds no evaluation: evaluate first (--mode=evaluate)")
-    counts = {evaluation: read_arrays(workdir, evaluation)["counts"] for evaluation in results}
-    shown = kept_examples(workdir, results)
-    return Run(workdir.absolute().name, layout.read_config(workdir), results, counts, shown, read_metrics(workdir))
+    try:
+        results = read_results(workdir)
+        if not results:
+            raise CheckpointError(f"{workdir / layout.EVAL} holds no evaluation: evaluate first (--mode=evaluate)")
+        counts = {evaluation: read_arrays(workdir, evaluation)["counts"] for evaluation in results}
+        shown = kept_examples(workdir, results)
+        run = Run(workdir.absolute().name, layout.read_config(workdir), results, counts, shown, read_metrics(workdir))
+        lines([run])  # whether all is there that tables show
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"{workdir} is no work directory of ours, or damaged ({error!r}): train or evaluate anew"
+        ) from error
+    return run
 
 
 def lines(runs: Sequence[Run]) -> list[Line]:
@@ -79,8 +100,14 @@ def lines(runs: Sequence[Run]) -> list[Line]:
             if evaluation in run.results:
                 results, known = run.results[evaluation], build.modality_of(run.config).figures
                 figures = {key: figure for key, figure in known.items() if key in results}
-                numbers = paper_numbers(run.config.quantizer.to_dict(), evaluation)
-                found.append(Line(run, evaluation, figures, {key: results[key] for key in figures}, numbers))
+                ours = {key: None if results[key] is None else float(results[key]) for key in figures}
+                size = nominal_size(run.config.quantizer.to_dict(), int(results["codebook_size"]))
+                data = results.get("config", run.config.to_dict())["data"]
+                numbers = paper_numbers(run.config.quantizer.to_dict(), size, evaluation, data)
+                about = {
+                    key: int(results[key]) for key in ("num_codes_used", "codebook_size", "num_examples", "num_skipped")
+                }
+                found.append(Line(run, evaluation, size, figures, ours, numbers, about))
     return found
 
 
@@ -93,7 +120,7 @@ def markdown(runs: Sequence[Run]) -> str:
         figures = {key: figure for line in group for key, figure in line.figures.items()}
         heads = ["run", "method", "K", *(figure.title for figure in figures.values())]
         rows = [
-            [line.run.name, line.run.config.quantizer.name, str(nominal_size(line.run.config.quantizer.to_dict()))]
+            [line.run.name.replace("|", r"\|"), line.run.config.quantizer.name, str(line.codebook_size)]
             + [_cell(line, key, figure) for key, figure in figures.items()]
             for line in group
         ]
@@ -113,8 +140,8 @@ def table_csv(runs: Sequence[Run]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for line in lines(runs):
-        quantizer = line.run.config.quantizer.to_dict()
+        method = line.run.config.quantizer.name
         for key in line.figures:
             values = (line.ours[key], line.paper.get(key))
-            writer.writerow([line.run.name, quantizer["name"], nominal_size(quantizer), line.evaluation, key, *values])
+            writer.writerow([line.run.name, method, line.codebook_size, line.evaluation, key, *values])
     return file.getvalue()

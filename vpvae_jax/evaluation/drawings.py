@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib.figure
 import numpy as np
 
+from vpvae_jax.scoring.base import label
+
 _LOGARITHMIC = ("l1", "lpips", "stft", "gradient_norm")
 _CURVES = {
     "l1": "mean absolute error",
@@ -36,7 +38,7 @@ def draw_curves(metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> matplot
         for name, lines in metrics.items():
             points = [(line["step"], line[key]) for line in lines if key in line]
             if points:
-                axes.plot(*zip(*points, strict=True), linewidth=1, label=name)
+                axes.plot(*zip(*points, strict=True), linewidth=1, label=label(name))
         axes.set(title=_CURVES[key], xlabel="step", yscale="log" if key in _LOGARITHMIC else "linear")
         axes.grid(alpha=0.3)
         if len(metrics) > 1:
@@ -53,10 +55,10 @@ def draw_code_usage(usage: Sequence[tuple[str, np.ndarray, float]]) -> matplotli
     figure = matplotlib.figure.Figure(figsize=(9, 3.2 * len(usage)), layout="constrained")
     for axes, (title, counts, cvu) in zip(figure.subplots(len(usage), squeeze=False)[:, 0], usage, strict=True):
         shares = np.sort(counts)[::-1] / counts.sum()
-        axes.bar(np.arange(len(shares)), shares, width=1.0)
+        axes.stairs(shares, fill=True)  # a bar a code takes half a minute for 16,384
         axes.axhline(1 / len(shares), color="black", linewidth=0.8, linestyle="--", label="all codes alike")
         axes.set(
-            title=f"{title}: CVU {cvu:.3f}, {np.count_nonzero(counts)} of {len(counts)} codes used",
+            title=f"{label(title)}: CVU {cvu:.3f}, {np.count_nonzero(counts)} of {len(counts)} codes used",
             xlabel="code, most used first",
             ylabel="share of tokens",
         )

@@ -13,7 +13,7 @@ for (const button of document.querySelectorAll("table.sortable th button")) {
       const cell = row.cells[head.cellIndex];
       return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
     };
-    const isMissing = (value) => value === "-";
+    const isMissing = (value) => typeof value === "string" && /^-( |$)/.test(value);
     body.append(...[...body.rows].sort((a, b) => {
       const [x, y] = [key(a), key(b)];
       if (isMissing(x) || isMissing(y)) return isMissing(x) - isMissing(y);

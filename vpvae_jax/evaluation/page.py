@@ -21,19 +21,23 @@ import scipy.io.wavfile  # type: ignore[import-untyped]
 from vpvae_jax import __version__
 from vpvae_jax.evaluation.collection import Line, Run, lines
 from vpvae_jax.evaluation.drawings import draw_code_usage, draw_curves
-from vpvae_jax.evaluation.paper_numbers import nominal_size
 from vpvae_jax.evaluation.results import number
 from vpvae_jax.waveform import SAMPLE_RATE
 
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _FULL_SCALE = 2**15 - 1
 _DPI = 80
+# What a page shows at most, so that browsers open it: 30 runs with pictures of 256 pixels are 30 MB an evaluation.
+_MAX_EXAMPLES = 8  # of an evaluation
+_MAX_SIDE = 768  # pixels
+_MAX_SECONDS = 20
 
 
 def page(runs: Sequence[Run]) -> str:
     """The page, HTML text."""
     found = lines(runs)
     evaluations = list(dict.fromkeys(line.evaluation for line in found))
+    title = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     sections = [
         *(_table(evaluation, [line for line in found if line.evaluation == evaluation]) for evaluation in evaluations),
         *(_examples(evaluation, runs) for evaluation in evaluations),
@@ -47,12 +51,12 @@ def page(runs: Sequence[Run]) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>vpvae_jax: {len(runs)} runs</title>
+<title>vpvae_jax: {title}</title>
 <style>
 {_asset("page.css")}</style>
 </head>
 <body>
-<h1>{len(runs)} runs</h1>
+<h1>{title}</h1>
 <p>vpvae_jax {html.escape(__version__)}. A click on a column's head sorts. In brackets: arXiv 2602.17133.</p>
 {"".join(sections)}
 <script>
@@ -64,17 +68,17 @@ def page(runs: Sequence[Run]) -> str:
 
 def _table(evaluation: str, group: list[Line]) -> str:
     figures = {key: figure for line in group for key, figure in line.figures.items()}
-    heads = ["run", "method", "K", *(figure.title for figure in figures.values()), "codes used", "skipped"]
+    heads = ["run", "method", "K", *(figure.title for figure in figures.values()), "codes used", "examples", "skipped"]
     body = []
     for line in group:
-        quantizer, results = line.run.config.quantizer.to_dict(), line.run.results[line.evaluation]
-        size = nominal_size(quantizer)
-        cells = [_td(line.run.name), _td(quantizer["name"]), _td(str(size), size)]
+        size = line.codebook_size
+        cells = [_td(line.run.name), _td(line.run.config.quantizer.name), _td(str(size), size)]
         for key, figure in figures.items():
             paper = f" ({line.paper[key]:.{figure.decimals}f})" if key in line.paper else ""
             cells.append(_td(number(line.ours.get(key), figure.decimals) + paper, line.ours.get(key)))
-        used, skipped = results["num_codes_used"], results["num_skipped"]
-        cells += [_td(f"{used}/{results['codebook_size']}", used), _td(str(skipped), skipped)]
+        used, examples, skipped = (line.about[key] for key in ("num_codes_used", "num_examples", "num_skipped"))
+        cells.append(_td(f"{used}/{line.about['codebook_size']}", used))
+        cells += [_td(str(examples), examples), _td(str(skipped), skipped)]
         body.append(f"<tr>{''.join(cells)}</tr>")
     row = "".join(f'<th scope="col"><button>{html.escape(head)}</button></th>' for head in heads)
     table = f'<table class="sortable"><thead><tr>{row}</tr></thead><tbody>{"".join(body)}</tbody></table>'
@@ -83,29 +87,28 @@ def _table(evaluation: str, group: list[Line]) -> str:
 
 def _td(text: str, value: float | None = None) -> str:
     """A cell; `value` is what sorting goes by, where it is not the text."""
-    attribute = "" if value is None else f' data-value="{value!r}"'
+    attribute = "" if value is None else f' data-value="{float(value)}"'
     return f"<td{attribute}>{html.escape(text)}</td>"
 
 
 def _examples(evaluation: str, runs: Sequence[Run]) -> str:
-    """Each example once: the original, then what each run made of it."""
-    originals: dict[str, np.ndarray] = {}
-    made: dict[str, list[tuple[str, np.ndarray]]] = {}
+    """Each example once: the original, then what each run made of it; another crop of it is another example."""
+    groups: dict[tuple[str, bytes], list[tuple[str, np.ndarray]]] = {}
     for run in runs:
         for shown in run.shown:
             if shown.evaluation == evaluation:
                 original = shown.arrays["original"]
-                if not np.array_equal(originals.setdefault(shown.name, original), original):
-                    continue  # another crop of it
-                made.setdefault(shown.name, []).append((run.name, shown.arrays["quantized"]))
-    if not originals:
-        return ""
-    groups = []
-    for name, original in originals.items():
-        figures = [_medium(array, label) for label, array in [("original", original), *made[name]]]
-        groups.append(f'<h3>{html.escape(name)}</h3><div class="group">{"".join(figures)}</div>')
-    help_text = "<p>Point at a picture: all of its row are magnified there. The wheel changes how much.</p>"
-    return _section(f"{evaluation}: reconstructions", [help_text if _is_image(original) else "", *groups])
+                group = groups.setdefault((shown.name, original.tobytes()), [("original", original)])
+                group.append((run.name, shown.arrays["quantized"]))
+    parts = []
+    if any(_is_image(group[0][1]) for group in groups.values()):
+        parts.append("<p>Point at a picture: all of its row are magnified there. The wheel changes how much.</p>")
+    for (name, _), group in list(groups.items())[:_MAX_EXAMPLES]:
+        media = "".join(_medium(array, label) for label, array in group)
+        parts.append(f'<h3>{html.escape(name)}</h3><div class="group">{media}</div>')
+    if len(groups) > _MAX_EXAMPLES:
+        parts.append(f"<p>{len(groups) - _MAX_EXAMPLES} more are in the work directories.</p>")
+    return _section(f"{evaluation}: reconstructions", parts) if groups else ""
 
 
 def _is_image(array: np.ndarray) -> bool:
@@ -114,14 +117,21 @@ def _is_image(array: np.ndarray) -> bool:
 
 def _medium(array: np.ndarray, label: str) -> str:
     """A picture or a player with a caption."""
-    caption = f"<figcaption>{html.escape(label)}</figcaption>"
     buffer = io.BytesIO()
     if _is_image(array):
-        PIL.Image.fromarray(array).save(buffer, "png")
-        height, width, _ = array.shape
+        image = PIL.Image.fromarray(array)
+        if max(image.size) > _MAX_SIDE:
+            label += f", {image.width} x {image.height} made smaller"
+            image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        image.save(buffer, "png")
+        caption, (width, height) = f"<figcaption>{html.escape(label)}</figcaption>", image.size
         source = f'src="data:image/png;base64,{_base64(buffer)}" width="{width}" height="{height}"'
         return f'<figure><div class="lens"><img alt="{html.escape(label)}" {source}></div>{caption}</figure>'
+    if len(array) > _MAX_SECONDS * SAMPLE_RATE:
+        label += f", the first {_MAX_SECONDS} s"
+    array = array[: _MAX_SECONDS * SAMPLE_RATE]
     samples = np.round(np.clip(array, -1.0, 1.0) * _FULL_SCALE).astype(np.int16)
+    caption = f"<figcaption>{html.escape(label)}</figcaption>"
     scipy.io.wavfile.write(buffer, SAMPLE_RATE, samples)
     return f'<figure><audio controls src="data:audio/wav;base64,{_base64(buffer)}"></audio>{caption}</figure>'
 

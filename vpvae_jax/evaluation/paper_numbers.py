@@ -5,52 +5,73 @@ from __future__ import annotations
 import csv
 import functools
 import importlib.resources
-import math
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vpvae_jax.quantizers import paper
+from vpvae_jax.quantizers import QUANTIZERS, paper
 
-# Evaluations by our name, and what they are to the paper.
+# Evaluations by our name: what they are to the paper, and what of their data must be so. It has Common Voice, too, but
+# of another version than TFDS prepares.
 _DATA_SETS = {
-    "coco_2017-validation": "coco/val",
-    "imagenet2012-validation": "imagenet/val",
-    "librispeech_lazy_decode-test_clean+test_other": "librispeech/test-clean+test-other",
-    "common_voice_en-test": "common_voice_18/en/test",
+    "coco_2017-validation": ("coco/val", {"resize": 256, "eval_crop": 256}),
+    "imagenet2012-validation": ("imagenet/val", {"resize": 256, "eval_crop": 256}),
+    "librispeech_lazy_decode-test_clean+test_other": ("librispeech/test-clean+test-other", {"eval_crop": 0}),
 }
-_METHODS = {"vp": "VP-VAE", "fsp": "FSP", "fsq": "FSQ", "vq": "VQ-VAE", "simvq": "SimVQ", "tokenbridge": "TokenBridge"}
-_ACTIVATIONS = {"normal": "FSP (normal CDF)", "laplace": "FSP (Laplace CDF)"}
+# Methods by what their settings have other than the factories' defaults.
+_METHODS: tuple[tuple[str, Mapping[str, Any], str], ...] = (
+    ("vp", {}, "VP-VAE"),
+    ("vp", {"mean_weight": 0.0, "variance_weight": 0.0}, "VP-VAE without L_norm"),
+    ("vp", {"accept": "always"}, "VP-VAE without MH (always accept)"),
+    ("fsp", {}, "FSP"),
+    ("fsp", {"activation": "normal"}, "FSP (normal CDF)"),
+    ("fsp", {"activation": "laplace"}, "FSP (Laplace CDF)"),
+    ("fsq", {"symmetric": True, "noise_rate": 0.5}, "FSQ"),
+    ("vq", {}, "VQ-VAE"),
+    ("simvq", {}, "SimVQ"),
+    ("tokenbridge", {}, "TokenBridge"),
+)
 
 
-def paper_numbers(quantizer: Mapping[str, Any], evaluation: str) -> dict[str, float]:
-    """The paper's figures of merit, by our keys, of a method on a data set; empty where it has none.
+def paper_numbers(
+    quantizer: Mapping[str, Any], codebook_size: int, evaluation: str, data: Mapping[str, Any]
+) -> dict[str, float]:
+    """The paper's figures of merit, by our keys, of the very method on the very data; empty where it has none.
 
     Args:
-        quantizer: section of a config.
+        quantizer: section of the training's config.
+        codebook_size: of what was evaluated, `nominal_size`.
         evaluation: such as `coco_2017-validation`.
+        data: section of the evaluation's config.
     """
-    method, size = _method(quantizer), nominal_size(quantizer)
-    return _table().get((method, size, _DATA_SETS.get(evaluation, "")), {}) if method else {}
+    data_set, needed = _DATA_SETS.get(evaluation, ("", {}))
+    if not data_set or any(data.get(key) != value for key, value in needed.items()):
+        return {}
+    return _table().get((_method(quantizer, codebook_size), codebook_size, data_set), {})
 
 
-def nominal_size(quantizer: Mapping[str, Any]) -> int:
-    """K as the paper calls it: 256 for levels (8, 6, 5); the number of codes where the paper has no such levels."""
+def nominal_size(quantizer: Mapping[str, Any], num_codes: int) -> int:
+    """K as the paper calls it: 256 for levels (8, 6, 5), which make 240; elsewhere the number of codes there are."""
     levels = tuple(quantizer.get("levels") or ())
-    if not levels:
-        return int(quantizer.get("codebook_size") or 0)
-    return next((size for size, known in paper.LEVELS.items() if known == levels), math.prod(levels))
+    return next((size for size, known in paper.LEVELS.items() if known == levels), num_codes)
 
 
-def _method(quantizer: Mapping[str, Any]) -> str | None:
-    """The paper's name of a method, None for one that it has not."""
+def _method(quantizer: Mapping[str, Any], codebook_size: int) -> str:
+    """The paper's name of a method with these settings, empty for one that it has not."""
     name = quantizer["name"]
-    if name == "fsp" and quantizer["activation"] != "tanh":
-        return _ACTIVATIONS.get(quantizer["activation"])
-    if name == "vp" and quantizer["accept"] == "always":
-        return "VP-VAE without MH (always accept)"
-    if name == "vp" and not quantizer["mean_weight"] and not quantizer["variance_weight"]:
-        return "VP-VAE without L_norm"
-    return _METHODS.get(name)
+    parameters = inspect.signature(QUANTIZERS[name]).parameters
+    if codebook_size not in paper.LEVELS:
+        return ""
+    expected = {key: parameter.default for key, parameter in parameters.items()}
+    expected |= paper.settings(QUANTIZERS[name], codebook_size)
+    differing = {
+        key: value for key, value in quantizer.items() if key != "name" and not _equal(value, expected.get(key))
+    }
+    return next((label for method, settings, label in _METHODS if (method, settings) == (name, differing)), "")
+
+
+def _equal(value: Any, expected: Any) -> bool:
+    return list(value) == list(expected) if isinstance(value, list | tuple) and expected else value == expected
 
 
 @functools.cache

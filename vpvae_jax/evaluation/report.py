@@ -45,16 +45,18 @@ def write_reports(workdirs: Sequence[pathlib.Path], directory: pathlib.Path) -> 
     """Write `table.md`, `table.csv` and `report.html` of several runs, ours beside the paper's figures.
 
     Args:
-        workdirs: of finished runs, in the order in which tables show them.
+        workdirs: of runs, in the order in which tables show them; those without results are named and left out.
         directory: made if need be.
 
     Returns:
         The paths written.
 
     Raises:
-        UserError: a work directory that cannot be read.
+        UserError: no work directory that can be read, or one given twice.
     """
-    runs = read_runs(workdirs)
+    runs, errors = read_runs(workdirs)
+    for error in errors:
+        print(f"left out: {error}", file=sys.stderr)
     contents = {"table.md": markdown(runs), "table.csv": table_csv(runs), PAGE: page(runs)}
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory, contents)
@@ -64,7 +66,7 @@ def write_reports(workdirs: Sequence[pathlib.Path], directory: pathlib.Path) -> 
 def _write(directory: pathlib.Path, contents: Mapping[str, str]) -> None:
     for name, content in contents.items():
         temporary = directory / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
         os.replace(temporary, directory / name)
 
 
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         paths = write_reports(given.workdir, given.output)
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     print(*paths, sep="\n")
 

@@ -73,6 +73,10 @@ def make_features(weights: str | os.PathLike[str]) -> Callable[[jax.Array], jax.
         ConfigError: no such weights.
     """
     network, params = load_inception(weights)
-    return functools.partial(
-        jax.jit(lambda params, pixels: network.apply({"params": params}, to_signal(pixels))), params
-    )
+
+    @jax.jit
+    @jax.default_matmul_precision("highest")  # accelerators would round the factors of convolutions to fewer bits
+    def features(params, pixels):
+        return network.apply({"params": params}, to_signal(pixels))
+
+    return functools.partial(features, params)

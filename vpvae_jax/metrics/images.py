@@ -65,6 +65,7 @@ def make_lpips(weights: str | os.PathLike[str]) -> Callable[[jax.Array, jax.Arra
     network, params = load_lpips(weights)
 
     @jax.jit
+    @jax.default_matmul_precision("highest")  # accelerators would round the factors of convolutions to fewer bits
     def distance(params, reconstruction, original):
         return network.apply({"params": params}, to_signal(reconstruction), to_signal(original))
 

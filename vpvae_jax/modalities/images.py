@@ -146,7 +146,8 @@ def check_data(config: ml_collections.ConfigDict, source: FolderSource | TfdsSou
 def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSource) -> Examples:
     """Central crops, or whole images less what their sides exceed a multiple of the stride by."""
     decoder = ImageDecoder(config.data.resize)
-    items = eval_images(source, decoder, crop=config.data.eval_crop, multiple=stride(config))
+    min_side = max(SSIM_WINDOW, MIN_SIDE if config.eval.lpips_weights else 0)
+    items = eval_images(source, decoder, crop=config.data.eval_crop, multiple=stride(config), min_side=min_side)
     return Examples(items, len(source), decoder.unreadable, config.eval.batch_size)
 
 

@@ -36,15 +36,18 @@ def read_params(path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ..
         ConfigError: no such file, or other tensors.
     """
     remedy = f"make one with `python -m vpvae_jax.models.{module} convert` (its --help says from what)"
+    path = pathlib.Path(path).expanduser()
     try:
         tensors = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        fact = f"{path} is not a safetensors file ({error})" if os.path.exists(path) else f"there is no file {path}"
+    except (OSError, safetensors.SafetensorError, AttributeError) as error:  # the last for types that numpy has not
+        fact = f"{path} is not a safetensors file ({error})" if path.exists() else f"there is no file {path}"
         raise ConfigError(f"weights of {module}: {fact}: {remedy}") from error
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape or tensors[name].dtype.name != "float32":
             found = f"{tensors[name].dtype.name} {tensors[name].shape}" if name in tensors else "nothing"
             raise ConfigError(f"weights of {module}: {path} has {found} as {name}, not float32 {shape}: {remedy}")
+        if not np.isfinite(tensors[name]).all():
+            raise ConfigError(f"weights of {module}: {path} has NaN or infinity in {name}: {remedy}")
     return traverse_util.unflatten_dict({name: jnp.asarray(tensors[name]) for name in shapes}, sep=".")
 
 
@@ -61,8 +64,11 @@ def write_params(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[i
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     contiguous = {name: np.ascontiguousarray(tensors[name], np.float32) for name in shapes}
-    safetensors.numpy.save_file(contiguous, temporary)
-    os.replace(temporary, path)
+    try:
+        safetensors.numpy.save_file(contiguous, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def torch_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:

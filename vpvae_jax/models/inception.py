@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check_hash(given.source)
         write_params(from_torch(torch_tensors(given.source)), inception_shapes(), given.target)
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     print(given.target)
 

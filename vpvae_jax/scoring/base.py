@@ -25,6 +25,12 @@ class Shown(NamedTuple):
     arrays: Mapping[str, np.ndarray]  # original, continuous, quantized: in stored form
 
 
+def label(text: str) -> str:
+    """A name as matplotlib shows it: no formulas, nothing that cannot be encoded, no underscore that hides it."""
+    plain = text.encode("utf-8", "replace").decode().replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 class Scorer(AbstractContextManager, Protocol):
     """Takes reconstructions and gives figures of merit; leaving its context ends what it has running."""
 

@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 
 from vpvae_jax import metrics
-from vpvae_jax.scoring.base import Shown
+from vpvae_jax.scoring.base import Shown, label
 
 MAX_DB = 100.0  # an image without any error counts as this PSNR, so that means stay finite
 RECONSTRUCTIONS = "reconstructions.png"
@@ -76,7 +76,7 @@ def show_images(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.
     figure = matplotlib.figure.Figure(figsize=(2.4 * len(examples) + 0.6, 8.0), layout="constrained")
     axes = figure.subplots(len(rows), len(examples), squeeze=False)
     for j, example in enumerate(examples):
-        axes[0, j].set_title(f"{example.evaluation}\n{example.name}", fontsize=9)
+        axes[0, j].set_title(label(f"{example.evaluation}\n{example.name}"), fontsize=9)
         for i, row in enumerate(rows):
             axes[i, j].imshow(example.arrays[row], interpolation="nearest")
             axes[i, j].set(xticks=[], yticks=[])

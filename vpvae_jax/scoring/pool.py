@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from vpvae_jax.errors import UserError
 from vpvae_jax.metrics import audio
 from vpvae_jax.scoring.scores import Scored, score
 
@@ -66,7 +67,8 @@ class ScoringPool:
         self._submitted: collections.deque[concurrent.futures.Future[Scored]] = collections.deque()
         # A thread for each process: it sends, waits for the answer and sees the process die; the work is not here.
         self._threads = concurrent.futures.ThreadPoolExecutor(num_workers, "scoring")
-        self._workers = [_Worker() for _ in range(num_workers)]
+        has_begun = threading.Event()
+        self._workers = [_Worker(has_begun) for _ in range(num_workers)]
         # The last to become idle goes first: a process is started when all others are at work.
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
@@ -98,7 +100,7 @@ class ScoringPool:
 
         Raises:
             Exception: what a metric raised other than `UnscorableError`: a mistake in the code, or a missing package.
-            RuntimeError: a process could not start.
+            UserError: no process could start.
         """
         with tqdm.tqdm(total=len(self._submitted), unit="utterance", desc="scoring") as bar:
             while self._submitted:
@@ -131,7 +133,8 @@ class _Worker:
 
     _spawning = threading.Lock()  # of any worker: the environment and the list of children belong to the process
 
-    def __init__(self) -> None:
+    def __init__(self, has_begun: threading.Event):
+        self._has_begun = has_begun  # whether any worker of the pool ever did
         self._closed = False
         self._process: Any = None
         self._ready = False
@@ -143,12 +146,13 @@ class _Worker:
             if not self._ready:
                 self._connection.recv()
                 self._ready = True
+                self._has_begun.set()
             self._connection.send(task)
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             exit_code = self.end()
-            if not self._ready and not self._closed:
-                raise RuntimeError(
+            if not self._has_begun.is_set() and not self._closed:
+                raise UserError(
                     f"a scoring process ended with exit code {exit_code} before it could begin, see above: "
                     'a script that evaluates does so under `if __name__ == "__main__":`'
                 ) from error

@@ -39,7 +39,7 @@ def make_train_step(
         ema_decay: of the running mean of the parameters, used if the state holds one.
         accumulation_steps: parts of a batch that go through the network one after the other, for want of memory; one
             update by the mean of their gradients. To the quantizer a part is a batch: L_norm's moments are those of a
-            part, and memory and running means move on after each.
+            part, and memory, running means and calibration move on after each.
     """
 
     def loss_of(params, frozen, quantizer_state, batch, key):
