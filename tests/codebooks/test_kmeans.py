@@ -188,6 +188,7 @@ def test_both_seedings_end_at_the_same_error(monkeypatch):
     assert float(from_parallel.mean_squared_distance) != float(info.mean_squared_distance)
 
 
+@pytest.mark.slow
 def test_points_sharded_over_eight_devices():
     code = textwrap.dedent("""
         import jax, numpy as np

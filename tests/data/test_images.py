@@ -358,6 +358,8 @@ class TestEvalImages:
         np.testing.assert_array_equal(images["20x31"], position_image(20, 31)[2:18, 3:27])
         np.testing.assert_array_equal(images["24x16"], position_image(24, 16))
 
-    def test_whole_image_without_a_single_token_is_refused(self):
-        with pytest.raises(DataError, match="the crop needs 11 x 11"):
-            list(eval_images([Record("a.png", encode(position_image(7, 31)))], ImageDecoder(), crop=0, multiple=8))
+    @pytest.mark.parametrize("height", [7, 12])
+    def test_whole_image_that_would_be_too_small_for_ssim_is_refused(self, height):
+        """SSIM needs 11 pixels; 12 would be cut down to 8."""
+        with pytest.raises(DataError, match="the crop needs 16 x 16"):
+            list(eval_images([Record("a.png", encode(position_image(height, 31)))], ImageDecoder(), crop=0, multiple=8))

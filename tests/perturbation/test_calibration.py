@@ -7,7 +7,9 @@ from vpvae_jax.perturbation import calibration
 from vpvae_jax.quantizers import vp
 
 
-@pytest.mark.parametrize(("codebook_size", "dim", "expected"), [(256, 3, 1.16), (1024, 4, 1.11)])
+@pytest.mark.parametrize(
+    ("codebook_size", "dim", "expected"), [(256, 3, 1.16), pytest.param(1024, 4, 1.11, marks=pytest.mark.slow)]
+)
 def test_ratio_on_a_standard_normal(codebook_size, dim, expected):
     k_radius = 16 * dim
     z_key, key = jax.random.split(jax.random.key(0))

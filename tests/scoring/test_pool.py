@@ -168,6 +168,7 @@ def test_a_process_that_dies_while_it_starts_costs_nothing_once_another_has_begu
     assert not before & process_ids()
 
 
+@pytest.mark.slow
 def test_an_utterance_too_long_for_the_memory_fails_alone(lone_worker):
     """Of an hour STOI asks for 965 MiB at once; the worker's address space has less than that left."""
     pool, worker = lone_worker

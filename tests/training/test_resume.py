@@ -106,6 +106,7 @@ def test_kills_at_random_moments_and_inside_a_save(tmp_path, data_dir, undisturb
     _assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_training_again_in_a_finished_work_directory_changes_nothing(data_dir, undisturbed):
     before, losses = _weights(undisturbed), _losses(undisturbed)
     done = tiny.run(tiny.command(undisturbed, data_dir, **STEPS))
