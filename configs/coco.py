@@ -138,7 +138,7 @@ def _rehearse(config: ml_collections.ConfigDict) -> None:
     config.model.z_channels = 16
     config.codebook.crop = 64
     config.codebook.max_latents = 65_536
-    config.train.num_steps = 400
+    config.train.num_steps = 250
     config.train.batch_size = 8
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
