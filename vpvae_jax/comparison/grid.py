@@ -41,7 +41,6 @@ _KEYS = (
 )
 # Settings that leave the figures of a run as they are.
 _WITHOUT_EFFECT = (
-    "model.remat",
     "checkpoint.every",
     "checkpoint.keep",
     "data.cache_mib",
@@ -49,6 +48,7 @@ _WITHOUT_EFFECT = (
     "data.num_threads",
     "eval.num_pictures",
     "log.every",
+    "model.remat",
 )
 _POLL_SECONDS = 0.2
 _KEEP_ALL = 10_000  # checkpoints

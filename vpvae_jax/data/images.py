@@ -111,7 +111,7 @@ def eval_images(
         DataError: an image smaller than the crop or the smallest side, or no readable image at all.
     """
     for name, image in readable(source, decoder):
-        _check_crop(name, image.shape[1], image.shape[0], crop or max(multiple, multiple * -(-min_side // multiple)))
+        _check_crop(name, image.shape[1], image.shape[0], crop or multiple * -(-min_side // multiple))
         height, width = (crop or side - side % multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         yield name, image[top : top + height, left : left + width]

@@ -35,7 +35,7 @@ class ImageScorer:
         if lpips_weights:
             self._metrics["lpips"] = metrics.make_lpips(lpips_weights)
         self._features = metrics.make_features(inception_weights) if inception_weights else None
-        self._moments = {kind: metrics.Moments() for kind in ("original", "", "_continuous")}
+        self._moments = {kind: metrics.Moments() for kind in ("original", "", "_continuous")} if self._features else {}
         self._examples: list[dict[str, Any]] = []
 
     def __enter__(self) -> ImageScorer:
