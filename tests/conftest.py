@@ -18,11 +18,13 @@ def pytest_configure(config):
     """Keep what is compiled: each run builds its functions anew, and loads what an earlier one has compiled.
 
     For this process alone: tests kill others, which could leave half a file. And compile in haste, for most programs
-    here run once: JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA makes of them for users (CI does).
+    here and in processes started here run once: JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA makes of them for users
+    (CI does in its slow tests).
     """
     cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)

@@ -113,7 +113,7 @@ def test_codebook_of_another_size_than_that_of_the_training(trained, tmp_path, d
 # Two of them stand for the rest where minutes count: a grid without a state, and a codebook among the parameters.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("fsp", "vq") else pytest.mark.slow) for n in QUANTIZERS if n != "vp"],
+    [pytest.param(n, marks=() if n == "fsp" else pytest.mark.slow) for n in QUANTIZERS if n != "vp"],
 )
 def test_every_method_goes_from_training_to_tokens(tmp_path, data_dir, name):
     config = tiny.config(
@@ -152,6 +152,7 @@ def test_tokenizer_round_trip_from_a_work_directory(trained):
         tokenizer.encode(images.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_folder_with_damaged_images_trains_and_counts_them(tmp_path, data_dir, capsys):
     folder = _noise_folder(tmp_path / "photos", num_images=6)
     (folder / "empty.png").write_bytes(b"")

@@ -15,6 +15,7 @@ README = (tiny.ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_sampler_snippet_runs_and_says_what_it_promises(capsys):
     scope = {}
     exec(SNIPPETS[0], scope)

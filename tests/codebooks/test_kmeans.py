@@ -172,6 +172,7 @@ def test_a_point_without_weight_is_no_seed():
     assert not (np.asarray(seeds) == 100.0).any()
 
 
+@pytest.mark.slow
 def test_both_seedings_end_at_the_same_error(monkeypatch):
     points = small_points(8192, dim=3)  # a shape that no other test has compiled
     direct, parallel = (seeding(jax.random.key(0), points, 256) for seeding in SEEDINGS.args[1])

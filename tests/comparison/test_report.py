@@ -41,6 +41,7 @@ def test_table_goes_by_codebook_size_and_leaves_out_what_is_not_asked_for():
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["256", "1024"]
 
 
+@pytest.mark.slow
 def test_report_draws_every_figure(tmp_path):
     record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp", 0, 24.0, codebook_size=64, num_codes=64)])
     record(tmp_path, "curves", [row("vp", 0, 20.0 + step) | {"step": step} for step in (1, 2)])

@@ -89,6 +89,7 @@ def test_settings_that_cannot_work_are_refused(overrides, message):
         build.check_config(tiny_speech.config(overrides))
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_its_parts(tmp_path):
     path = tmp_path / "whisper.safetensors"
     safetensors.numpy.save_file(make_whisper.weights(*make_whisper.SIZES["small"]), path)

@@ -38,6 +38,7 @@ def features_of(path):
     return np.concatenate([network.apply({"params": params}, to_signal(photo)) for photo in make_inception.images()])
 
 
+@pytest.mark.slow
 def test_features(weights, expected):
     features = features_of(weights)
     assert (features.shape, features.dtype) == ((2, 2048), np.float32)

@@ -48,11 +48,13 @@ class TestDistanceFromUniform:
         keys = jax.random.split(jax.random.key(1), 20)
         return float(jax.vmap(lambda key: moments.distance_from_uniform(key, u))(keys).mean())
 
+    @pytest.mark.slow
     def test_of_uniform_latents_is_zero_in_the_mean(self):
         u = jax.random.uniform(jax.random.key(0), (20, 1000, 3))
         distances = jax.vmap(moments.distance_from_uniform)(jax.random.split(jax.random.key(1), 20), u)
         assert abs(float(distances.mean())) < 3 * float(distances.std()) / 20**0.5
 
+    @pytest.mark.slow
     def test_sees_dependence_that_correlation_does_not(self):
         u = jax.random.uniform(jax.random.key(0), (1000, 2))
         tent = jnp.stack([u[:, 0], 1 - jnp.abs(2 * u[:, 0] - 1)], axis=1)  # uniform margins, uncorrelated

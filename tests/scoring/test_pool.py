@@ -251,6 +251,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_guard_is_told_so(tmp_path):
     script = tmp_path / "scoring.py"
     script.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
@@ -261,6 +262,7 @@ def test_a_script_without_guard_is_told_so(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_no_process_outlives_the_program(tmp_path, number):
     """Ctrl-C reaches the whole group; after a kill the workers see that nobody is there."""
     script = tmp_path / "scoring.py"

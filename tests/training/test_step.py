@@ -73,6 +73,7 @@ def test_the_draws_of_a_step_depend_on_the_step_alone():
     assert first["move_length"] != later["move_length"]
 
 
+@pytest.mark.slow
 def test_bfloat16_network_keeps_quantizer_and_parameters_in_float32():
     config, step = _parts(model__dtype="bfloat16")
     state, metrics = jax.jit(step)(new_state(config), _images())
@@ -98,6 +99,7 @@ def test_clipping_bounds_the_gradient_that_adam_sees():
     assert means[1] == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) * norm
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_batch():
     """Without a quantizer nothing depends on how the batch is cut."""
     results = []
