@@ -95,6 +95,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     train.accumulation_steps = (
         1  # parts of a batch, one after the other for want of memory; a batch each to the quantizer
     )
+    train.shard_params = False  # True: parameters and moments are cut over the devices instead of copied (FSDP)
     train.num_steps = _EPOCHS * _NUM_IMAGES // train.get_ref("batch_size")  # 369,646
     train.learning_rate = 4.5e-6 * train.get_ref("batch_size").to_float()  # taming-transformers
     train.final_learning_rate = 0.0  # not used: the rate is constant
@@ -108,6 +109,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every = 5000  # steps
     checkpoint.keep = 2  # latest checkpoints that are kept
+    checkpoint.keep_best = 0  # of the lowest training loss, kept besides
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.splits = ("validation",)
@@ -120,6 +122,10 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
 
     config.log = log = ml_collections.ConfigDict()
     log.every = 100  # steps
+
+    config.debug = debug = ml_collections.ConfigDict()
+    debug.nans = False  # True: stop at the first operation that gives NaN, slowly (jax_debug_nans)
+    debug.profile_steps = 0  # from the second step on, into the work directory's profile/, for TensorBoard
 
     if is_rehearsal:
         _rehearse(config)

@@ -20,6 +20,7 @@ def strip(path):
     for key in ADDED:
         section, name = key.split(".")
         del config[section][name]
+    del config["debug"]
     path.write_text(json.dumps(content))
 
 

@@ -92,7 +92,7 @@ class TestCheckConfig:
         build.check_config(load_config(**{"codebook.max_latents": 256}))
 
     def test_batch_that_does_not_divide_over_the_devices(self, monkeypatch):
-        monkeypatch.setattr(jax, "local_device_count", lambda: 8)
+        monkeypatch.setattr(jax, "device_count", lambda: 8)
         message = refusal(build.check_config, **{"train.batch_size": 12})
         assert "train.batch_size=12 does not divide over 8 devices" in message
         build.check_config(load_config(**{"train.batch_size": 16}))

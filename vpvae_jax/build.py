@@ -41,6 +41,8 @@ _REQUIRED = {
     "codebook.max_iterations": "positive",
     "checkpoint.every": "positive",
     "checkpoint.keep": "positive",
+    "checkpoint.keep_best": "not negative",
+    "debug.profile_steps": "not negative",
     "eval.batch_size": "positive",
     "eval.num_pictures": "not negative",
     "log.every": "positive",
@@ -124,10 +126,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         or not all(isinstance(s, str) for s in config.eval.splits)
     ):
         raise ConfigError(f"eval.splits={config.eval.splits!r}: expected names, such as ('validation', 'test')")
-    shares = jax.local_device_count() * config.train.accumulation_steps
+    shares = jax.device_count() * config.train.accumulation_steps
     if config.train.batch_size % shares:
         raise ConfigError(
-            f"train.batch_size={config.train.batch_size} does not divide over {jax.local_device_count()} devices and "
+            f"train.batch_size={config.train.batch_size} does not divide over {jax.device_count()} devices and "
             f"train.accumulation_steps={config.train.accumulation_steps}: choose a multiple of {shares}"
         )
 
@@ -205,7 +207,7 @@ def build_source(config: ml_collections.ConfigDict, split: str) -> FolderSource 
 def build_batches(
     config: ml_collections.ConfigDict, source: FolderSource | TfdsSource, *, batch_size: int, crop: int, seed: int
 ) -> grain.DatasetIterator:
-    """Endless batches of crops of a source, read and augmented as the config says."""
+    """Endless batches of crops of a source, read and augmented as the config says; each process has its rows."""
     return modality_of(config).build_batches(config, source, batch_size=batch_size, crop=crop, seed=seed)
 
 

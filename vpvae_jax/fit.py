@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tqdm
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from vpvae_jax import build
+from vpvae_jax import build, distributed
 from vpvae_jax import workdir as layout
 from vpvae_jax.errors import CheckpointError, ConfigError
 from vpvae_jax.tokenizer import Tokenizer, encode_examples
@@ -37,16 +39,23 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
     """
     quantizer = build.build_quantizer(config, for_tokens=True)
     network = build.build_network(config, quantizer)
+    mesh = distributed.data_mesh()
+    everywhere, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(distributed.DATA_AXIS))
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        state = checkpoints.restore(abstract_state(config), step=step)
+        like = abstract_state(config)
+        state = checkpoints.restore(abstract_state(config, jax.tree.map(lambda _: everywhere, like)), step=step)
     params = state.params if state.ema_params is None else state.ema_params
 
     if config.codebook.source == "memory":
         latents = state.quantizer_state.memory.samples
     else:
         to_signal = build.modality_of(config).to_signal
-        encode = jax.jit(functools.partial(encode_examples, network, quantizer, to_signal, params["network"]))
-        latents = _encode_training_set(encode, config)
+        jitted = jax.jit(functools.partial(encode_examples, network, quantizer, to_signal), out_shardings=everywhere)
+        latents = _encode_training_set(
+            lambda rows: jitted(params["network"], distributed.put_rows(rows, cut)), config, mesh.size
+        )
+    if mesh.size > 1:  # the devices share the search for the nearest code; a few latents at the end have no place
+        latents = distributed.put_copy(np.asarray(latents)[: len(latents) // mesh.size * mesh.size], cut)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(
             f"step {int(state.step)} gives latents that are not finite: train anew in a new --workdir"
@@ -66,7 +75,7 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
     return Tokenizer(config, params["network"], codebook, int(state.step))
 
 
-def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array:
+def _encode_training_set(encode, config: ml_collections.ConfigDict, num_devices: int) -> jax.Array:
     """At most `codebook.max_latents` latents, as many from each example of the training set.
 
     A set so small that one crop an example would not give as many is gone through several times, with other crops.
@@ -77,10 +86,11 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict) -> jax.Array
     max_latents = config.codebook.max_latents
     num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
     tokens_kept = min(tokens_per_crop, math.ceil(max_latents / num_crops))
+    batch_size = max(1, config.train.batch_size * tokens(config.data.crop) // tokens_per_crop)  # as in training
     batches = build.build_batches(
         config,
         source,
-        batch_size=max(1, config.train.batch_size * tokens(config.data.crop) // tokens_per_crop),  # as in training
+        batch_size=-(-batch_size // num_devices) * num_devices,
         crop=config.codebook.crop,
         seed=config.seed + _FIT_SALT,
     )

@@ -1,6 +1,9 @@
 """The command line: train | fit_codebook | evaluate | report.
 
 python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+
+As several processes, one a host or an accelerator, with one --workdir that all see: the same command on each with
+--distributed on a cluster that JAX knows, elsewhere with --coordinator=HOST:PORT --num_processes=N --process_id=I.
 """
 
 from __future__ import annotations
@@ -28,10 +31,16 @@ _MODE = flags.DEFINE_enum(
     MODES,
     "train runs through to the codebook, the evaluation and the report; the others do their part alone.",
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes of a run; SLURM, a TPU pod or Kubernetes says which."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing says it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, where nothing says it.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where nothing says it.")
 
 
 def run(config, workdir: pathlib.Path, mode: str) -> None:
-    """Do one mode in a work directory.
+    """Do one mode in a work directory. Of several processes all train and fit, the first evaluates and writes.
 
     Args:
         config: a ConfigDict, or None for the one that the work directory was trained with (not for `train`).
@@ -41,7 +50,9 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     Raises:
         UserError: what a user can mend.
     """
-    from vpvae_jax import build
+    import jax
+
+    from vpvae_jax import build, distributed
     from vpvae_jax import workdir as layout
     from vpvae_jax.errors import ConfigError
     from vpvae_jax.evaluation.report import write_report
@@ -64,11 +75,17 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         build.check_data(config)
         with build.build_scorer(config):
             pass  # what its figures need is there
-        workdir.mkdir(parents=True, exist_ok=True)
-        layout.write_json(workdir / layout.CONFIG, config.to_dict())
-        train(config, workdir)
+        if distributed.is_first():
+            workdir.mkdir(parents=True, exist_ok=True)
+            layout.write_json(workdir / layout.CONFIG, config.to_dict())
+        with jax.debug_nans(config.debug.nans):
+            train(config, workdir)
     if mode in ("train", "fit_codebook"):
-        fit_codebook(config, workdir).save(workdir / layout.TOKENIZER)
+        tokenizer = fit_codebook(config, workdir)
+        if distributed.is_first():
+            tokenizer.save(workdir / layout.TOKENIZER)
+    if not distributed.is_first():
+        return
     if mode in ("train", "evaluate"):
         _evaluate(config, workdir)
     if mode in ("train", "report"):
@@ -102,16 +119,37 @@ def _main(argv: list[str]) -> None:
     keep_freed_memory()
     set_cpu_flags()
     quiet_libraries()
+    is_distributed = _DISTRIBUTED.value or any(
+        flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+    )
+    import jax
+
+    from vpvae_jax import distributed
     from vpvae_jax.errors import UserError
+    from vpvae_jax.training.preemption import Stopped, stop_on_sigterm
 
     try:
+        if is_distributed:
+            distributed.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        else:
+            stop_on_sigterm()
         run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _MODE.value)
+    except Stopped as stopped:
+        print(stopped, flush=True)
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted: run the same command again to go on from the last checkpoint")
     except OSError as error:
         fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
+    except jax.errors.JaxRuntimeError as error:
+        if not is_distributed:
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        fail(
+            f"another process of the run has stopped or cannot be reached ({reason}): "
+            f"start all of them again with the same commands to go on from the last checkpoint"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from vpvae_jax.errors import CheckpointError, ConfigError
 CONFIG = "config.json"
 DATA = "data.json"  # what the training set was, for a resumed run to compare
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged_checkpoints"  # moved aside by a run that went on from one before
 METRICS = "metrics.jsonl"
+PROFILE = "profile"
 TENSORBOARD = "tensorboard"
 TOKENIZER = "tokenizer"
 EVAL = "eval"
@@ -25,12 +27,14 @@ EVAL = "eval"
 _FREE_IN_TRAINING = (
     "codebook.",
     "checkpoint.",
+    "debug.",
     "eval.",
     "log.",
     "data.eval_crop",
     "data.num_threads",
     "data.cache_mib",
     "model.remat",
+    "train.shard_params",
     "loss.lpips_weights",  # where a file lies
     "loss.whisper_weights",
 )

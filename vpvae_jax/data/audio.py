@@ -10,7 +10,7 @@ from types import ModuleType
 import grain
 import numpy as np
 
-from vpvae_jax.data.batches import Decoder, readable, train_stream
+from vpvae_jax.data.batches import ALONE, Decoder, Process, readable, train_stream
 from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import DataError
 from vpvae_jax.waveform import SAMPLE_RATE, normalize_gain
@@ -87,6 +87,7 @@ def train_clips(
     seed: int = 0,
     num_threads: int = 2,
     cache_bytes: int = 0,
+    process: Process = ALONE,
 ) -> grain.DatasetIterator:
     """Endless shuffled batches of crops of waveforms.
 
@@ -101,9 +102,10 @@ def train_clips(
         seed: of shuffling and crops.
         num_threads: reading and decoding threads.
         cache_bytes: see `Decoder`.
+        process: see `train_stream`.
 
     Returns:
-        A grain iterator over `(batch_size, crop)` float32 arrays; its state can be saved and restored.
+        A grain iterator over `(batch_size / process.count, crop)` float32 arrays; its state can be saved and restored.
 
     Raises:
         DataError: from `next`, if no recording can be read or a package of the extra `audio` is missing.
@@ -120,7 +122,9 @@ def train_clips(
     decoder = AudioDecoder(
         normalize=normalize, sample_rate=sample_rate, min_samples=min_samples, cache_bytes=cache_bytes
     )
-    return train_stream(source, decoder, augment, batch_size=batch_size, seed=seed, num_threads=num_threads)
+    return train_stream(
+        source, decoder, augment, batch_size=batch_size, seed=seed, num_threads=num_threads, process=process
+    )
 
 
 def eval_clips(

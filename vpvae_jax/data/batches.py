@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import threading
@@ -16,6 +17,17 @@ from vpvae_jax.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 _NUM_POSITIONS = 2**48  # an endless stream: no run reads as many records
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of the processes of a run."""
+
+    index: int  # 0..count - 1
+    count: int
+
+
+ALONE = Process(0, 1)
 
 
 class Decoder:
@@ -76,19 +88,24 @@ def train_stream(
     batch_size: int,
     seed: int = 0,
     num_threads: int = 2,
+    process: Process = ALONE,
 ) -> grain.DatasetIterator:
     """Endless shuffled batches, the same for the same seed and resumable at any batch.
+
+    Of several processes each reads its own rows of every batch: together they are the batch that one process would
+    read, as long as every record can be read.
 
     Args:
         source: records; each is used once an epoch.
         decoder: what cannot be read is left out of the batches, which stay full.
         augment: from name and decoded array, with the randomness to use, to an array of a fixed shape.
-        batch_size: arrays a batch.
+        batch_size: arrays a batch of all processes.
         seed: of shuffling and augmentation.
         num_threads: reading and decoding threads.
+        process: which rows are read here.
 
     Returns:
-        A grain iterator over `(batch_size, ...)` arrays; its state can be saved and restored.
+        A grain iterator over `(batch_size / process.count, ...)` arrays; its state can be saved and restored.
 
     Raises:
         DataError: from `next`, if nothing can be read.
@@ -108,10 +125,26 @@ def train_stream(
         return augment(*decoded, rng)
 
     # Epochs are permuted here: grain's own shuffle takes a millisecond an element on data sets of a few dozen images.
-    dataset = grain.MapDataset.range(_NUM_POSITIONS).seed(seed).random_map(draw)
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * batch_size)
+    drawn = grain.MapDataset.range(_NUM_POSITIONS).seed(seed).random_map(draw)
+    num_rows = batch_size // process.count
+    dataset = grain.MapDataset.source(_Rows(drawn, batch_size, num_rows, process.index * num_rows))
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_rows)
     # Unreadable records are None until here; an iterator drops them, so every batch is full.
-    return iter(dataset.to_iter_dataset(options).batch(batch_size, drop_remainder=True))
+    return iter(dataset.to_iter_dataset(options).batch(num_rows, drop_remainder=True))
+
+
+class _Rows:
+    """Some rows of every batch of a stream: `num_rows` from the `first`."""
+
+    def __init__(self, stream: Sequence, batch_size: int, num_rows: int, first: int):
+        self._stream, self._batch_size, self._num_rows, self._first = stream, batch_size, num_rows, first
+
+    def __len__(self) -> int:
+        return len(self._stream) // self._batch_size * self._num_rows
+
+    def __getitem__(self, position: int) -> np.ndarray | None:
+        batch, row = divmod(position, self._num_rows)
+        return self._stream[batch * self._batch_size + self._first + row]
 
 
 def readable(source: Sequence[Record], decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:

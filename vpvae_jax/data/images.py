@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from vpvae_jax.data.batches import Decoder, readable, train_stream
+from vpvae_jax.data.batches import ALONE, Decoder, Process, readable, train_stream
 from vpvae_jax.data.sources import FolderSource, Record, TfdsSource
 from vpvae_jax.errors import DataError
 from vpvae_jax.metrics import SSIM_WINDOW
@@ -63,6 +63,7 @@ def train_batches(
     seed: int = 0,
     num_threads: int = 2,
     cache_bytes: int = 0,
+    process: Process = ALONE,
 ) -> grain.DatasetIterator:
     """Endless shuffled batches of crops.
 
@@ -76,9 +77,11 @@ def train_batches(
         seed: of shuffling, crops and flips.
         num_threads: reading and decoding threads.
         cache_bytes: see `Decoder`.
+        process: see `train_stream`.
 
     Returns:
-        A grain iterator over `(batch_size, crop, crop, 3)` uint8 arrays; its state can be saved and restored.
+        A grain iterator over `(batch_size / process.count, crop, crop, 3)` uint8 arrays; its state can be saved and
+        restored.
 
     Raises:
         DataError: from `next`, if an image is smaller than the crop or if no image can be read.
@@ -92,7 +95,9 @@ def train_batches(
         return image[:, ::-1] if flip and rng.integers(2) else image
 
     decoder = ImageDecoder(resize, cache_bytes)
-    return train_stream(source, decoder, augment, batch_size=batch_size, seed=seed, num_threads=num_threads)
+    return train_stream(
+        source, decoder, augment, batch_size=batch_size, seed=seed, num_threads=num_threads, process=process
+    )
 
 
 def eval_images(

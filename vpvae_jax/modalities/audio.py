@@ -15,6 +15,7 @@ import numpy as np
 from vpvae_jax import losses
 from vpvae_jax.data.audio import AudioDecoder, check_clips, eval_clips, train_clips
 from vpvae_jax.data.sources import AUDIO_KEYS, AUDIO_SUFFIXES, FolderSource, TfdsSource, folder_source, tfds_source
+from vpvae_jax.distributed import this_process
 from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.metrics.audio import require_packages
 from vpvae_jax.modalities.base import Examples, Loss, Modality
@@ -169,6 +170,7 @@ def build_batches(
         seed=seed,
         num_threads=data.num_threads,
         cache_bytes=data.cache_mib * _MEBIBYTE,
+        process=this_process(),
     )
 
 

@@ -13,6 +13,7 @@ import ml_collections
 from vpvae_jax import losses, pixels
 from vpvae_jax.data.images import ImageDecoder, check_sizes, eval_images, train_batches
 from vpvae_jax.data.sources import FolderSource, TfdsSource, folder_source, tfds_source
+from vpvae_jax.distributed import this_process
 from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.metrics import SSIM_WINDOW
 from vpvae_jax.modalities.base import Examples, Loss, Modality
@@ -134,6 +135,7 @@ def build_batches(
         seed=seed,
         num_threads=data.num_threads,
         cache_bytes=data.cache_mib * _MEBIBYTE,
+        process=this_process(),
     )
 
 

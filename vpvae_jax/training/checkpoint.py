@@ -1,18 +1,24 @@
-"""Orbax checkpoints of the train state and of the data iterator, atomic and asynchronous."""
+"""Orbax checkpoints of the train state and of the data iterator: atomic, asynchronous, verified by sha256."""
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import shutil
+from typing import Any
 
 import grain
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from vpvae_jax import distributed
 from vpvae_jax.errors import CheckpointError
+from vpvae_jax.training import manifest
 from vpvae_jax.training.state import TrainState
 
+_LOG = logging.getLogger(__name__)
 _STATE, _DATA = "state", "data"
 _OVERHEAD_BYTES = 2**20  # metadata of a checkpoint, generously
 
@@ -20,17 +26,33 @@ _OVERHEAD_BYTES = 2**20  # metadata of a checkpoint, generously
 class Checkpoints:
     """The checkpoints of one run, a directory a step. Use as a context manager: leaving it waits for the last save.
 
+    A step gets a manifest of its files before it gets its name. What differs from its manifest later is damaged: it is
+    named, and moved aside where the run goes on from the one before.
+
     Args:
         directory: where they lie; made if need be.
         keep: number of latest checkpoints kept.
+        keep_best: number of checkpoints of the lowest loss kept besides.
     """
 
-    def __init__(self, directory: pathlib.Path, keep: int = 2):
+    def __init__(self, directory: pathlib.Path, keep: int = 2, keep_best: int = 0):
         self._directory = directory.absolute()
+        policies = [preservation_policy.LatestN(keep)]
+        if keep_best:
+            best = preservation_policy.BestN(
+                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=keep_best,
+                keep_checkpoints_without_metrics=False,
+            )  # fmt: skip
+            policies.append(best)
+        self._saving: int | None = None
+        self._known: dict[int, str] = {}
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.LatestN(keep), cleanup_tmp_directories=True
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        handlers = {_STATE: ocp.StandardCheckpointHandler(), _DATA: grain.checkpoint.CheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -52,15 +74,62 @@ class Checkpoints:
         """Steps of all checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
-        """Start saving; returns once the arrays are copied. An error of the save before is raised here."""
-        step = int(state.step)
+    def latest_good_step(self) -> int | None:
+        """Step of the newest checkpoint that is as it was written, None without any checkpoint; warns of damaged ones.
+
+        Reads all of it. Of several processes the first reads, and tells the others.
+
+        Raises:
+            CheckpointError: there are checkpoints and all are damaged.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        good = -1
+        if distributed.is_first():
+            for step in reversed(steps):
+                what = self._damage(step)
+                if not what:
+                    good = step
+                    break
+                _LOG.warning("the checkpoint %s is damaged: %s", self._directory / str(step), what)
+        good = distributed.from_first(good)
+        if good < 0:
+            raise CheckpointError(
+                f"every checkpoint in {self._directory} is damaged or has no {manifest.NAME} (see the warnings above): "
+                f"restore them from a copy, or train in a new --workdir"
+            )
+        return good
+
+    def set_aside(self, after: int, target: pathlib.Path) -> None:
+        """Move the checkpoints of later steps, which are damaged, out of the way of those that will be written anew."""
+        if distributed.is_first():
+            for step in self.steps():
+                if step > after:
+                    target.mkdir(exist_ok=True)
+                    place = target / str(step)
+                    shutil.rmtree(place, ignore_errors=True)
+                    shutil.move(self._directory / str(step), place)
+                    _LOG.warning("going on from step %d; what is left of step %d lies in %s", after, step, place)
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
+
+    def save(self, state: TrainState, iterator: grain.DatasetIterator, loss: float | None = None) -> None:
+        """Start saving; returns once the arrays are copied. An error of the save before is raised here.
+
+        Args:
+            state: of a step that was not saved yet.
+            iterator: where the data are to go on.
+            loss: by which the best are kept.
+        """
+        self.wait()  # the manifest of one save at a time
+        step = self._saving = int(state.step)
         self._check_room(state)
         items = ocp.args.Composite(
             **{_STATE: ocp.args.StandardSave(state._asdict()), _DATA: grain.checkpoint.CheckpointSave(iterator)}
         )
         try:
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=items, metrics=None if loss is None else {"loss": loss})
         except Exception as error:
             raise self._write_error(error) from error
 
@@ -79,31 +148,64 @@ class Checkpoints:
         Args:
             like: a state whose shardings are to be used, or its `ShapeDtypeStruct`s to get it on one device.
             iterator: of the same data set.
-            step: which checkpoint; default the newest.
+            step: which checkpoint; default the newest that is not damaged.
 
         Raises:
-            CheckpointError: no such checkpoint, or one that cannot be read.
+            CheckpointError: no such checkpoint, or one that is damaged or belongs to another config.
         """
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self._directory} holds no checkpoint: train first (--mode=train)")
-        step = steps[-1] if step is None else step
-        if step not in steps:
+        if step is None:
+            step = self.latest_good_step() or 0
+        elif step not in steps:
             raise CheckpointError(f"{self._directory} holds no checkpoint of step {step}: it has {steps}")
+        elif distributed.from_first(bool(distributed.is_first() and self._damage(step))):
+            raise CheckpointError(
+                f"the checkpoint {self._directory / str(step)} is damaged ({self._damage(step)}): restore it from a "
+                f"copy, or use another of {steps}"
+            )
         like = jax.tree.map(_with_sharding, like)
         items = {_STATE: ocp.args.StandardRestore(like._asdict())}
         if iterator is not None:
             items[_DATA] = grain.checkpoint.CheckpointRestore(iterator)
         try:
+            self._check_types(like, step)
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except CheckpointError:
+            raise
         except Exception as error:
             raise CheckpointError(
                 f"the checkpoint {self._directory / str(step)} cannot be read with this config ({_first_line(error)}): "
-                f"if it is damaged, move it away to go on from the one before"
+                f"it is as it was written, so use the config and the version that wrote it"
             ) from error
-        state = TrainState(**restored[_STATE])
-        jax.tree.map(_check_dtype, like, state)
-        return state
+        return TrainState(**restored[_STATE])
+
+    def _check_types(self, like: TrainState, step: int) -> None:
+        """Orbax would cast to other types without a word."""
+        stored = self._manager.item_metadata(step)[_STATE].tree
+        found = {leaf.name: leaf for leaf in jax.tree.leaves(stored)}
+        for name, expected in _by_name(like._asdict()).items():
+            leaf = found.get(name)
+            if leaf is None or leaf.dtype != expected.dtype or tuple(leaf.shape) != expected.shape:
+                there = "nothing" if leaf is None else f"{leaf.dtype}{tuple(leaf.shape)}"
+                raise CheckpointError(
+                    f"the checkpoint {self._directory / str(step)} holds {there} as {name}, expected "
+                    f"{expected.dtype}{expected.shape}: use the config and the version that wrote it, or train in a "
+                    f"new --workdir"
+                )
+
+    def _damage(self, step: int) -> str:
+        """What is wrong with a step, see `manifest.damage`; each is read once."""
+        if step not in self._known:
+            self._known[step] = manifest.damage(self._directory / str(step))
+        return self._known[step]
+
+    def _write_manifest(self) -> None:
+        """Orbax calls it when all files of a step are there and the step has not got its name yet."""
+        if distributed.is_first():
+            (directory,) = self._directory.glob(f"{self._saving}.*tmp*")
+            manifest.write_manifest(directory)
 
     def _check_room(self, state: TrainState) -> None:
         """Refuse a save that cannot fit, before it leaves half of itself on the disk."""
@@ -129,12 +231,9 @@ def _with_sharding(leaf) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _check_dtype(expected, restored) -> None:
-    if expected.dtype != restored.dtype or expected.shape != restored.shape:
-        raise CheckpointError(
-            f"the checkpoint holds {restored.dtype}{restored.shape}, expected {expected.dtype}{expected.shape}: "
-            f"it was written by another version; train in a new --workdir"
-        )
+def _by_name(tree) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The training loop: one compiled step over a mesh of all local devices."""
+"""The training loop: one compiled step over a mesh of all devices of all processes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import ml_collections
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpvae_jax import build
+from vpvae_jax import build, distributed
 from vpvae_jax import workdir as layout
-from vpvae_jax.errors import DataError
+from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.training.checkpoint import Checkpoints
+from vpvae_jax.training.preemption import Preemption, Stopped
+from vpvae_jax.training.profiling import Trace
 from vpvae_jax.training.progress import Progress
+from vpvae_jax.training.sharding import state_shardings
 from vpvae_jax.training.state import TrainState, init_state
 from vpvae_jax.training.step import make_train_step
+from vpvae_jax.training.watchdogs import StallWatch, Watchdogs
 
 _GIBIBYTE = 2**30
 
@@ -29,7 +33,7 @@ class Program(NamedTuple):
 
     step: jax.stages.Compiled  # (state, frozen, batch) -> state, metrics; the state is donated
     frozen: Any  # parameters of the reconstruction loss, where they belong
-    state_sharding: NamedSharding
+    state_sharding: TrainState  # of NamedShardings
     batch_sharding: NamedSharding
     compile_seconds: float
 
@@ -48,16 +52,21 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     iterator = build.build_batches(
         config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
     )
-    with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep) as checkpoints:
-        is_resuming = checkpoints.latest_step() is not None
-        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming)
-        if is_resuming and checkpoints.latest_step() >= config.train.num_steps:
-            return
+    settings = config.checkpoint
+    with Checkpoints(workdir / layout.CHECKPOINTS, settings.keep, settings.keep_best) as checkpoints:
+        start_step = checkpoints.latest_good_step()
+        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming=start_step is not None)
+        if start_step is not None:
+            if start_step >= config.train.num_steps:
+                return
+            checkpoints.set_aside(after=start_step, target=workdir / layout.DAMAGED)
         program = compile_program(config)
-        print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
-        state = jax.device_put(new_state(config), program.state_sharding)
-        if is_resuming:
-            state = checkpoints.restore(state, iterator)
+        if distributed.is_first():
+            print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
+        if start_step is None:
+            state = new_state(config, program.state_sharding)
+        else:
+            state = checkpoints.restore(abstract_state(config, program.state_sharding), iterator, start_step)
         _run(program, state, iterator, checkpoints, config, workdir)
 
 
@@ -66,8 +75,8 @@ def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
 
     Args:
         config: the config.
-        devices: default all local ones. Those of another machine, as `jax.experimental.topologies` describes them, tell
-            what memory the step needs there; it cannot be run, and `frozen` stays here.
+        devices: default all of all processes. Those of another machine, as `jax.experimental.topologies` describes
+            them, tell what memory the step needs there; it cannot be run, and `frozen` stays here.
     """
     quantizer = build.build_quantizer(config)
     modality = build.modality_of(config)
@@ -81,23 +90,21 @@ def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
         ema_decay=config.train.ema_decay,
         accumulation_steps=config.train.accumulation_steps,
     )
-    mesh_devices = jax.local_devices() if devices is None else devices
-    mesh = jax.make_mesh(
-        (len(mesh_devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=mesh_devices
-    )
-    replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    mesh = distributed.data_mesh(devices)
+    replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(distributed.DATA_AXIS))
+    state_sharding = state_shardings(abstract_state(config), mesh, shard_params=config.train.shard_params)
     jitted_step = jax.jit(
         train_step,
-        in_shardings=(replicated, replicated, batch_sharded),
-        out_shardings=(replicated, replicated),
+        in_shardings=(state_sharding, replicated, batch_sharded),
+        out_shardings=(state_sharding, replicated),
         donate_argnums=0,
     )
     batch = modality.batch_shape(config.train.batch_size, config.data.crop)
     abstract_frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), loss.params)
     start = time.perf_counter()
     compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
-    frozen = jax.device_put(loss.params, replicated) if devices is None else loss.params
-    return Program(compiled, frozen, replicated, batch_sharded, time.perf_counter() - start)
+    frozen = distributed.put_copy(loss.params, replicated) if devices is None else loss.params
+    return Program(compiled, frozen, state_sharding, batch_sharded, time.perf_counter() - start)
 
 
 def memory_need(compiled: jax.stages.Compiled) -> str:
@@ -115,16 +122,26 @@ def memory_need(compiled: jax.stages.Compiled) -> str:
     return f"by XLA's analysis it needs {sum(parts.values()) / _GIBIBYTE:.3g} GiB a device ({words})"
 
 
-def new_state(config: ml_collections.ConfigDict) -> TrainState:
-    """The state before the first step of a config's run."""
+def new_state(config: ml_collections.ConfigDict, shardings: TrainState | None = None) -> TrainState:
+    """The state before the first step of a config's run, on one device unless shardings are given."""
+    initialize = _state_initializer(config)
     # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
-    init = jax.jit(_state_initializer(config), compiler_options={"xla_backend_optimization_level": 0})
-    return init(jax.random.key(config.seed))
+    init = jax.jit(
+        lambda: initialize(jax.random.key(config.seed)),
+        out_shardings=shardings,
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return init()
 
 
-def abstract_state(config: ml_collections.ConfigDict) -> TrainState:
+def abstract_state(config: ml_collections.ConfigDict, shardings: TrainState | None = None) -> TrainState:
     """Shapes and types of `new_state`, without computing it."""
-    return jax.eval_shape(_state_initializer(config), jax.random.key(config.seed))
+    shapes = jax.eval_shape(_state_initializer(config), jax.random.key(config.seed))
+    if shardings is None:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array], TrainState]:
@@ -139,34 +156,55 @@ def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array
     )
 
 
-def _check_same_data(identity: str, path: pathlib.Path, is_resuming: bool) -> None:
+def _check_same_data(identity: str, path: pathlib.Path, *, is_resuming: bool) -> None:
     """A resumed run goes on in the order of the examples; with others it would silently be another run."""
-    stored = layout.read_json(path)["train"] if is_resuming and path.exists() else identity
-    if stored != identity:
+    stored = layout.read_json(path) if is_resuming and path.exists() else {"train": identity}
+    if stored["train"] != identity:
         raise DataError(
-            f"the training set has changed since the checkpoint ({identity}, was {stored}): "
+            f"the training set has changed since the checkpoint ({identity}, was {stored['train']}): "
             f"restore it, or train in a new --workdir"
         )
-    layout.write_json(path, {"train": identity})
+    num_processes = jax.process_count()
+    if is_resuming and stored.get("processes", 1) != num_processes:
+        raise CheckpointError(
+            f"the checkpoint is of a run of {stored.get('processes', 1)} processes, each with its own place in the "
+            f"data, this run has {num_processes}: start as many, or train in a new --workdir"
+        )
+    if distributed.is_first():
+        layout.write_json(path, {"train": identity, "processes": num_processes})
 
 
 def _run(program, state, iterator, checkpoints, config, workdir) -> None:
     start_step, num_steps = int(state.step), config.train.num_steps
-    unit = build.modality_of(config).unit
-    with Progress(
-        workdir, start_step=start_step, num_steps=num_steps, batch_size=config.train.batch_size, unit=unit
-    ) as progress:
+    modality = build.modality_of(config)
+    tokens_per_batch = config.train.batch_size * modality.tokens(config, config.data.crop)
+    progress = Progress(
+        workdir,
+        start_step=start_step,
+        num_steps=num_steps,
+        batch_size=config.train.batch_size,
+        unit=modality.unit,
+        watchdogs=Watchdogs(build.build_quantizer(config).codebook_size, tokens_per_batch),
+        is_writing=distributed.is_first(),
+    )
+    trace = Trace(workdir / layout.PROFILE, after=start_step + 1, num_steps=config.debug.profile_steps)
+    with progress, Preemption() as preemption, StallWatch() as input_watch, trace:
         for step in range(start_step + 1, num_steps + 1):
             # The step is dispatched and runs while the next batch is read and the figures of earlier steps are logged.
-            start = time.perf_counter()
+            input_watch.begin()
             batch = next(iterator)
-            input_seconds = time.perf_counter() - start
-            state, metrics = program.step(state, program.frozen, jax.device_put(batch, program.batch_sharding))
+            input_seconds = input_watch.end()
+            state, metrics = program.step(state, program.frozen, distributed.put_rows(batch, program.batch_sharding))
             progress.report()
             progress.add(metrics, input_seconds)
-            is_saving = step % config.checkpoint.every == 0 or step == num_steps
+            is_stopping = preemption.reached(step)
+            is_saving = step % config.checkpoint.every == 0 or step == num_steps or is_stopping
             if is_saving or step % config.log.every == 0:
                 progress.end_period(step)
             if is_saving:
-                progress.report()  # waits for this very step: what is not finite must not be saved
-                checkpoints.save(state, iterator)
+                loss = progress.report()  # waits for this very step: what is not finite must not be saved
+                checkpoints.save(state, iterator, loss)
+            trace.after_step(step, metrics)
+            if is_stopping and step < num_steps:
+                checkpoints.wait()
+                raise Stopped(f"asked to stop: saved step {step} of {num_steps}; run the same command again to go on")

@@ -12,6 +12,7 @@ import tqdm
 from vpvae_jax.errors import TrainingDivergedError
 from vpvae_jax.training.metric_log import MetricLog
 from vpvae_jax.training.step import Metrics
+from vpvae_jax.training.watchdogs import Watchdogs, memory_in_use
 
 
 class Progress:
@@ -26,12 +27,32 @@ class Progress:
         num_steps: number of updates of the whole run.
         batch_size: examples a step.
         unit: what one example is called.
+        watchdogs: look at each period's figures.
+        is_writing: False where another process of the run writes and shows the same figures.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, start_step: int, num_steps: int, batch_size: int, unit: str):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        start_step: int,
+        num_steps: int,
+        batch_size: int,
+        unit: str,
+        watchdogs: Watchdogs,
+        is_writing: bool = True,
+    ):
         self._batch_size, self._unit = batch_size, unit
-        self._log = MetricLog(workdir, start_step)
-        self._bar = tqdm.tqdm(total=num_steps, initial=start_step, unit="step", desc="training", smoothing=0.1)
+        self._watchdogs = watchdogs
+        self._log = MetricLog(workdir, start_step) if is_writing else None
+        self._bar = tqdm.tqdm(
+            total=num_steps,
+            initial=start_step,
+            unit="step",
+            desc="training",
+            smoothing=0.1,
+            disable=not is_writing,
+        )
         self._pending: list[Metrics] = []
         self._ended: tuple[int, list[Metrics], float] | None = None
         self._input_seconds = 0.0
@@ -42,7 +63,8 @@ class Progress:
 
     def __exit__(self, *error) -> None:
         self._bar.close()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
 
     def add(self, metrics: Metrics, input_seconds: float) -> None:
         """Take the metrics of one step, and how long the loop waited for its batch."""
@@ -56,22 +78,25 @@ class Progress:
         self._ended = step, self._pending, self._input_seconds
         self._pending, self._input_seconds = [], 0.0
 
-    def report(self) -> None:
-        """Log the period that ended, if there is one.
+    def report(self) -> float | None:
+        """Log the period that ended, if there is one, and return its mean loss.
 
         Raises:
             TrainingDivergedError: a loss or a gradient in it is not finite.
         """
         if self._ended is None:
-            return
+            return None
         (step, pending, input_seconds), self._ended = self._ended, None
         values = _mean_of_finite(pending, step)
         now = time.perf_counter()
         values["examples_per_second"] = len(pending) * self._batch_size / (now - self._since)
         values["input_share"] = input_seconds / (now - self._since)
         self._since = now
-        self._log.write(step, values)
+        if self._log is not None:
+            self._watchdogs.look(step, values)
+            self._log.write(step, values | memory_in_use())
         self._show(len(pending), values)
+        return values["loss"]
 
     def _show(self, num_steps: int, values: dict[str, float]) -> None:
         shown = {"loss": f"{values['loss']:.4f}"}

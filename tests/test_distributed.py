@@ -1,0 +1,216 @@
+"""Runs of several devices and several processes: real processes that meet over gloo, stopped and killed for real."""
+
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests import tiny
+from vpvae_jax.training.checkpoint import Checkpoints
+from vpvae_jax.training.loop import abstract_state
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 12
+SETTINGS = {
+    "train__num_steps": NUM_STEPS,
+    "train__batch_size": 8,
+    "checkpoint__every": 4,
+    "eval__splits": "('test',)",
+}
+FIGURES = ("loss", "l1", "quantizer_loss", "acceptance_rate", "move_length", "radius", "gradient_norm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
+
+
+def _start(workdir, data_dir, *, num_processes=1, num_devices=1, **overrides):
+    """The processes of a run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+    words = tiny.command(workdir, data_dir, **SETTINGS | overrides)
+    if num_processes > 1:
+        words += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}"]
+    processes = []
+    for number in range(num_processes):
+        extra = [f"--process_id={number}"] if num_processes > 1 else []
+        log = open(workdir.with_name(f"{workdir.name}-{number}.log"), "a")  # noqa: SIM115, closed with the process
+        process = subprocess.Popen(
+            words + extra, cwd=tiny.ROOT, stdout=log, stderr=log, env=os.environ | {"XLA_FLAGS": flags.strip()}
+        )
+        process.log = log.name
+        processes.append(process)
+    return processes
+
+
+def _finish(processes, timeout=300):
+    """Exit codes, and what each has said."""
+    try:
+        codes = [process.wait(timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return codes, [open(process.log).read() for process in processes]
+
+
+def _run(*arguments, **settings):
+    codes, said = _finish(_start(*arguments, **settings))
+    assert not any(codes), said
+
+
+def _lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _weights(workdir):
+    return safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")
+
+
+def _assert_same_run(workdir, other):
+    for name, array in _weights(other).items():
+        np.testing.assert_array_equal(_weights(workdir)[name], array, err_msg=name)
+    assert [line["loss"] for line in _lines(workdir)] == [line["loss"] for line in _lines(other)]
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory, data_dir):
+    """Work directories of the same run, (processes, devices of each) at their names."""
+    root = tmp_path_factory.mktemp("layouts")
+    found = {}
+    for num_processes, num_devices in ((1, 1), (1, 8), (2, 4), (2, 1)):
+        found[num_processes, num_devices] = workdir = root / f"{num_processes}x{num_devices}"
+        _run(workdir, data_dir, num_processes=num_processes, num_devices=num_devices)
+    return found
+
+
+@pytest.mark.parametrize("layout", [(1, 8), (2, 4), (2, 1)])
+def test_the_run_does_not_depend_on_where_it_runs(layouts, data_dir, layout):
+    """To 2e-3 in the figures of every step, 1e-3 in the latents of the memory, 5e-3 in the codes: sums differ in order."""
+    alone, many = layouts[1, 1], layouts[layout]
+    assert len(_lines(many)) == NUM_STEPS
+    for expected, line in zip(_lines(alone), _lines(many), strict=True):
+        for name in FIGURES:
+            assert line[name] == pytest.approx(expected[name], rel=2e-3), (line["step"], name)
+    memories = []
+    for workdir in (alone, many):
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            state = checkpoints.restore(abstract_state(tiny.config(data_dir)), step=4)
+        memories.append(state.quantizer_state.memory)
+    np.testing.assert_allclose(memories[1].samples, memories[0].samples, atol=1e-3)
+    assert int(memories[1].cursor) == int(memories[0].cursor) > 0
+    codebooks = [_weights(workdir)["codebook"] for workdir in (alone, many)]
+    distances = np.linalg.norm(codebooks[0][:, None] - codebooks[1][None], axis=-1)
+    assert distances.min(axis=1).max() < 0.3 * np.linalg.norm(codebooks[0].std(axis=0))
+    results = [json.loads((workdir / "eval" / "photos-test.json").read_text()) for workdir in (alone, many)]
+    assert results[1]["psnr_db"] == pytest.approx(results[0]["psnr_db"], abs=0.2)
+
+
+def test_parameters_cut_over_the_devices_train_alike(layouts, tmp_path, data_dir):
+    """And lie in parts: no device holds all of the largest array."""
+    wide = {"model__channels": 64, "train__num_steps": 4}
+    runs = [tmp_path / name for name in ("copied", "cut")]
+    for workdir, is_cut in zip(runs, (False, True), strict=True):
+        _run(workdir, data_dir, num_devices=4, train__shard_params=is_cut, **wide)
+    for copied, cut in zip(*map(_lines, runs), strict=True):
+        for name in FIGURES:
+            assert cut[name] == pytest.approx(copied[name], rel=2e-3), (cut["step"], name)
+    needs = [float(open(f"{workdir}-0.log").read().split("arguments ")[1].split(",")[0]) for workdir in runs]  # noqa: SIM115
+    assert needs[1] < 0.75 * needs[0]
+
+
+def _wait_until(is_time, processes, seconds=240):
+    end = time.monotonic() + seconds
+    while not is_time():
+        assert all(process.poll() is None for process in processes), [open(p.log).read() for p in processes]  # noqa: SIM115
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_sigterm_saves_and_ends_well(layouts, tmp_path, data_dir, num_processes):
+    """Within 20 s: that of one process is heard by all. The same command then ends where an undisturbed run does."""
+    workdir = tmp_path / "run"
+    start = functools.partial(_start, workdir, data_dir, num_processes=num_processes, checkpoint__every=100)
+    processes = start()
+    _wait_until(lambda: len(_lines(workdir)) >= 3, processes)
+    processes[-1].send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    codes, said = _finish(processes)
+    assert codes == [0] * num_processes, said
+    assert time.monotonic() - asked < 20
+    assert all("asked to stop: saved step" in words for words in said)
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert len(steps) == 1
+    assert 3 <= steps[0] < NUM_STEPS
+
+    codes, said = _finish(start())
+    assert not any(codes), said
+    _assert_same_run(workdir, layouts[num_processes, 1])
+
+
+def test_sigterm_before_there_is_anything_to_save(tmp_path, data_dir):
+    (process,) = _start(tmp_path / "run", data_dir)
+    _wait_until((tmp_path / "run" / "config.json").exists, [process])
+    process.send_signal(signal.SIGTERM)
+    codes, said = _finish([process])
+    assert codes == [0], said
+    assert "asked to stop" in said[0]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data_dir, killed):
+    """Within 90 s. Then the same command goes on."""
+    workdir = tmp_path / "run"
+    processes = _start(workdir, data_dir, num_processes=2)
+    _wait_until(lambda: len(_lines(workdir)) >= 6, processes)
+    processes[killed].kill()
+    died = time.monotonic()
+    codes, said = _finish(processes)
+    assert time.monotonic() - died < 90
+    assert codes[1 - killed] not in (0, None)
+    assert "another process of the run has stopped" in said[1 - killed] or "coordination service" in said[1 - killed]
+
+    codes, said = _finish(_start(workdir, data_dir, num_processes=2))
+    assert not any(codes), said
+    _assert_same_run(workdir, layouts[2, 1])
+
+
+def test_another_number_of_processes_is_refused(layouts, data_dir):
+    done = tiny.run(tiny.command(layouts[2, 1], data_dir, **SETTINGS))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the checkpoint is of a run of 2 processes")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_processes=2"], "--coordinator, --num_processes and --process_id belong together"),
+        (["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=2"], "--process_id=2: expected 0 to 1"),
+        (["--distributed"], "the processes did not meet"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, data_dir, words, message):
+    done = tiny.run(tiny.command(tmp_path / "run", data_dir) + words)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_this_process_has_one_device():
+    """What the figures above are compared with."""
+    assert jax.device_count() == 1

@@ -1,0 +1,52 @@
+"""Being asked to stop: SIGTERM saves and ends well."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Stopped(Exception):
+    """The run was asked to stop and did; what it had is saved."""
+
+
+class Preemption:
+    """Whether the run was asked to stop. Use as a context manager, around the steps of a training.
+
+    Alone, a process takes SIGTERM itself. Of several, JAX's runtime takes it: when one of them gets it, all learn of it
+    and agree on the step after which they stop.
+    """
+
+    def __init__(self):
+        self._asked = False
+        self._previous = None
+
+    def __enter__(self) -> Preemption:
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked after every one."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def _note(self, *_) -> None:
+        self._asked = True
+
+
+def stop_on_sigterm() -> None:
+    """Have SIGTERM end this program by `Stopped`, where nothing needs saving; `Preemption` is for where it does."""
+
+    def stop(*_):
+        raise Stopped("asked to stop: finished checkpoints are kept; run the same command again to go on")
+
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,141 @@
+"""Warnings of a run that goes wrong slowly: what is seen, and what to try."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import statistics
+import threading
+import time
+from types import TracebackType
+
+import jax
+
+_LOG = logging.getLogger(__name__)
+_SPIKE = 3.0  # times the median loss of the periods before
+_NUM_REMEMBERED = 20  # periods
+_MIN_REMEMBERED = 5
+_MIN_ACCEPTANCE = 0.05
+_MIN_USAGE = 0.02  # of the codes that a batch could use
+_MAX_INPUT_SHARE = 0.5
+_STALL_SECONDS = 60.0
+_GIBIBYTE = 2**30
+
+
+class Watchdogs:
+    """Looks at the figures of each logged period; says once when something begins to look wrong.
+
+    Args:
+        codebook_size: K of the training.
+        tokens_per_batch: which bound the codes that a batch can use.
+    """
+
+    def __init__(self, codebook_size: int, tokens_per_batch: int):
+        self._usable = min(codebook_size, tokens_per_batch)
+        self._codebook_size = codebook_size
+        self._losses: collections.deque[float] = collections.deque(maxlen=_NUM_REMEMBERED)
+        self._num_periods = 0
+        self._wrong: set[str] = set()
+
+    def look(self, step: int, values: dict[str, float]) -> list[str]:
+        """Warn of what is new in the figures of the period up to the step-th; returns the warnings."""
+        self._num_periods += 1
+        found = self._found(values)
+        new = [f"step {step}: {words}" for name, words in found.items() if name not in self._wrong]
+        self._wrong = set(found)
+        for words in new:
+            _LOG.warning(words)
+        return new
+
+    def _found(self, values: dict[str, float]) -> dict[str, str]:
+        found = {}
+        usual = statistics.median(self._losses) if len(self._losses) >= _MIN_REMEMBERED else None
+        self._losses.append(values["loss"])
+        if usual is not None and values["loss"] > _SPIKE * usual > 0:
+            found["spike"] = (
+                f"the loss is {values['loss']:.4g}, {values['loss'] / usual:.1f} times what it was: if it does not "
+                f"come back, lower train.learning_rate or set train.clip_norm"
+            )
+        acceptance = values.get("acceptance_rate")
+        if acceptance is not None and acceptance < _MIN_ACCEPTANCE:
+            found["acceptance"] = (
+                f"only {acceptance:.1%} of the perturbations are accepted, so the decoder hardly sees any: lower "
+                f"quantizer.eta, or raise the loss's weights of the latents' moments (quantizer.mean_weight, "
+                f"quantizer.variance_weight)"
+            )
+        usage = values.get("batch_usage")
+        if usage is not None and usage * self._codebook_size < _MIN_USAGE * self._usable:
+            found["collapse"] = (
+                f"a batch uses {usage * self._codebook_size:.1f} of {self._codebook_size} codes in effect: the "
+                f"codebook collapses; lower train.learning_rate, or train with quantizer=vp or fsp"
+            )
+        # The first period waits for the pipeline to fill.
+        if self._num_periods > 1 and values.get("input_share", 0.0) > _MAX_INPUT_SHARE:
+            found["input"] = (
+                f"{values['input_share']:.0%} of the time goes by waiting for data: raise data.num_threads or "
+                f"data.cache_mib, or put the data on a faster disk"
+            )
+        return found
+
+
+class StallWatch:
+    """Warns while the loop waits long for its next batch. A context manager around the whole loop.
+
+    Args:
+        seconds: after which a wait is worth a warning; repeated as often.
+    """
+
+    def __init__(self, seconds: float = _STALL_SECONDS):
+        self._seconds = seconds
+        self._since: float | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stall watch", daemon=True)
+
+    def __enter__(self) -> StallWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def begin(self) -> None:
+        """The loop asks for a batch."""
+        self._since = time.monotonic()
+
+    def end(self) -> float:
+        """The loop has got it; returns how many seconds it took."""
+        seconds, self._since = time.monotonic() - (self._since or time.monotonic()), None
+        return seconds
+
+    def _watch(self) -> None:
+        warned = 0
+        while not self._end.wait(self._seconds / 10):
+            since = self._since
+            waited = 0.0 if since is None else time.monotonic() - since
+            if waited < self._seconds:
+                warned = 0
+            elif waited >= (warned + 1) * self._seconds:
+                warned += 1
+                _LOG.warning(
+                    "no batch for %.0f s: the input stands still; look at the disk or the network file system that "
+                    "the data are on",
+                    waited,
+                )
+
+
+def memory_in_use() -> dict[str, float]:
+    """GiB of this process, and of its fullest device where the backend tells."""
+    figures = {}
+    try:
+        with open("/proc/self/status") as status:
+            resident = next(line for line in status if line.startswith("VmRSS:"))
+        figures["host_memory_gib"] = int(resident.split()[1]) * 1024 / _GIBIBYTE
+    except (OSError, StopIteration):
+        pass  # no Linux
+    in_use = [stats["bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
+    if in_use:
+        figures["device_memory_gib"] = max(in_use) / _GIBIBYTE
+    return figures
