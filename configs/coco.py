@@ -22,8 +22,10 @@ The same on a hundred tiles of photographs at 64 x 64, in minutes on a CPU: conf
 
 Network: 67.65 M parameters, f = 8. The paper trained 50 epochs on two cards of 24 GB and states neither its batch nor
 its network beyond "VQGAN"; those here are of latent-diffusion's vq-f8. Not yet run at this scale: that it compiles and
-takes a step is tested. By XLA's analysis that step, for one image at K = 16384 and compiled for a CPU, needs 4.2 GiB,
-3.3 of them temporaries (`python -m benchmarks.memory`); accelerators were not measured. Expected of vp, K = 1024,
+takes a step is tested. By XLA's analysis that step, at K = 16384, in float32 and compiled for a CPU, needs 7.2, 13.4,
+19.5, 22.5 and 25.6 GiB a device at 2, 4, 6, 7 and 8 images a device (results/benchmarks/memory.jsonl; `python -m
+benchmarks.memory`; accelerators were not measured): on two cards of 24 GB the batch of 16 takes
+--config.train.accumulation_steps=2, four images a card at a time. Expected of vp, K = 1024,
 by the paper: 23.89 dB, SSIM 0.718, LPIPS 0.172, CVU 0.810.
 """
 
