@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from vpvae_jax import build
 from vpvae_jax.added_keys import with_added_keys
+from vpvae_jax.checksums import sha256
 from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
@@ -146,7 +147,12 @@ class Tokenizer:
             safetensors.numpy.save_file(arrays, temporary / _WEIGHTS)
         except safetensors.SafetensorError as error:
             raise OSError(f"{temporary / _WEIGHTS} cannot be written ({error})") from error
-        description = {"step": self.step, "codebook_size": self.codebook_size, "config": self.config.to_dict()}
+        description = {
+            "step": self.step,
+            "codebook_size": self.codebook_size,
+            "weights_sha256": sha256(temporary / _WEIGHTS),
+            "config": self.config.to_dict(),
+        }
         (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         previous = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(previous, ignore_errors=True)
@@ -167,6 +173,8 @@ class Tokenizer:
             raise CheckpointError(f"{directory} holds no tokenizer: fit a codebook first (--mode=fit_codebook)")
         try:
             description = json.loads((directory / _DESCRIPTION).read_text())
+            if description.get("weights_sha256", digest := sha256(directory / _WEIGHTS)) != digest:
+                raise ValueError(f"{_WEIGHTS} has changed since it was written")
             flat = safetensors.numpy.load_file(directory / _WEIGHTS)
             weights = flax.traverse_util.unflatten_dict(flat, sep="/")
             config = with_added_keys(ml_collections.ConfigDict(description["config"]))

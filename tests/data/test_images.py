@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vpvae_jax.data.batches import ALONE, Process
 from vpvae_jax.data.images import ImageDecoder, eval_images, train_batches
 from vpvae_jax.data.sources import Record
 from vpvae_jax.errors import DataError
@@ -144,6 +145,38 @@ class TestTrainBatches:
         other = train_batches(records, batch_size=3, crop=16)
         other.set_state(state)
         np.testing.assert_array_equal(take(other, 4), expected)
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_processes_read_the_rows_of_the_batch_that_one_would_read(self, count):
+        def batches(process):
+            return take(train_batches(noise_records(11), batch_size=6, crop=16, seed=8, process=process), 7)
+
+        rows = [batches(Process(index, count)) for index in range(count)]
+        np.testing.assert_array_equal(np.concatenate(rows, axis=1), batches(ALONE))
+
+    def test_a_process_resumes_where_it_was(self):
+        def fresh():
+            return train_batches(noise_records(11), batch_size=6, crop=16, seed=8, process=Process(1, 2))
+
+        iterator = fresh()
+        take(iterator, 3)
+        state = iterator.get_state()
+        other = fresh()
+        other.set_state(state)
+        np.testing.assert_array_equal(take(other, 4), take(iterator, 4))
+
+    def test_a_process_fills_its_rows_where_images_cannot_be_read(self):
+        """From its own later places: no image twice for it."""
+        records = plain_records(24)
+        records[3] = records[11] = Record("bad.png", b"bad")
+        rows = [
+            take(train_batches(records, batch_size=4, crop=8, process=Process(index, 2)), 5)[..., 0, 0, 0].ravel()
+            for index in range(2)
+        ]
+        read = np.concatenate(rows)[: 2 * 10]
+        assert all(len(values) == 10 for values in rows)
+        assert not {3, 11} & set(read)
+        assert len(set(read)) == 20
 
     def test_crops_lie_anywhere_in_the_image(self):
         image = position_image(12, 14)

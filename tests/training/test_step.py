@@ -135,9 +135,9 @@ def test_batch_that_cannot_be_cut():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 2])
-def test_eight_devices_equal_one(tmp_path, data_dir, parts):
-    sizes = {"train__batch_size": 8 * parts, "train__accumulation_steps": parts}
+def test_eight_devices_accumulate_as_one_does(tmp_path, data_dir):
+    """Without accumulation: tests/test_distributed.py."""
+    sizes = {"train__batch_size": 16, "train__accumulation_steps": 2}
     runs = {}
     for num_devices in (1, 8):
         workdir = tmp_path / str(num_devices)

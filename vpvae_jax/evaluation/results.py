@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -56,8 +54,9 @@ def read_arrays(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({error}): evaluate again (--mode=evaluate)") from error
+    except Exception as error:  # of numpy, of zipfile, of zlib, of the parser of a header
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is missing or damaged ({reason}): evaluate again (--mode=evaluate)") from error
 
 
 def kept_examples(workdir: pathlib.Path, results: dict[str, dict[str, Any]]) -> list[Shown]:

@@ -12,7 +12,6 @@ has, once, with torch installed:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vpvae_jax.checksums import sha256
 from vpvae_jax.errors import DataError, UserError
 from vpvae_jax.models.frozen import parameter_shapes, read_params, torch_tensors, write_params
 
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check_hash(path: pathlib.Path) -> None:
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}): expected {_PUBLISHED_NAME}") from error
     if not digest.startswith(_PUBLISHED_SHA256):

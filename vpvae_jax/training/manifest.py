@@ -8,10 +8,11 @@ import os
 import pathlib
 from typing import Any
 
+from vpvae_jax.checksums import sha256
+
 NAME = "manifest.json"
 _NOT_LISTED = {NAME, "commit_success.txt"}  # Orbax adds the latter last, and reads nothing from it
 _METADATA, _WRITTEN_LAST = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"  # Orbax adds the time last
-_CHUNK_BYTES = 2**20
 
 
 def write_manifest(directory: pathlib.Path) -> None:
@@ -70,8 +71,4 @@ def _object(text: bytes) -> dict[str, Any]:
 def _sha256(path: pathlib.Path) -> str:
     if path.name == _METADATA:
         return _digest({**_object(path.read_bytes()), _WRITTEN_LAST: None})
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(path)

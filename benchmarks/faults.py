@@ -1,0 +1,376 @@
+"""Does to runs what happens to them, and reports what becomes of each.
+
+python -m benchmarks.faults [--cases kills damage ...] > results/reliability/faults.jsonl
+python -m benchmarks.faults --table results/reliability/faults.jsonl > results/reliability/faults.md
+
+A case ends well as "same": the run, started again where it was stopped, has the parameters of an undisturbed one, bit
+for bit; or as "refused": it stopped with one line that begins with "error:", and the last good checkpoint is intact.
+The run is the photos config, narrow and of 24 steps, with the command line of README. Needs root for disks of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import PIL.Image
+import safetensors.numpy
+
+from benchmarks import reporting
+from vpvae_jax.config_arguments import load_config
+from vpvae_jax.errors import UserError
+from vpvae_jax.training import loop, manifest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NUM_STEPS, EVERY = 24, 4
+NUM_KILLS, NUM_DAMAGED = 36, 100
+SETTINGS = {
+    "model.channels": 8, "model.channel_multipliers": (1, 1), "model.z_channels": 4, "data.crop": 16,
+    "data.eval_crop": 64, "data.cache_mib": 64, "quantizer.codebook_size": 16, "quantizer.latent_dim": 3,
+    "codebook.crop": 32, "codebook.max_latents": 512, "train.num_steps": NUM_STEPS, "train.batch_size": 4,
+    "train.warmup_steps": 2, "checkpoint.every": EVERY, "log.every": 1, "eval.batch_size": 2, "eval.num_pictures": 1,
+    "eval.splits": ("test",),
+}  # fmt: skip
+
+
+class Campaign:
+    """A place for the runs, with an undisturbed one to compare with."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.rng = random.Random(0)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(root / "compiled")
+        self.undisturbed = root / "undisturbed"
+        code, said = self.run(self.undisturbed)
+        assert code == 0, said
+
+    def words(self, workdir: pathlib.Path, **overrides: object) -> list[str]:
+        """The command line of the run."""
+        settings = SETTINGS | {"data.data_dir": str(self.root / "data")}
+        settings |= {key.replace("__", "."): value for key, value in overrides.items()}
+        return [
+            sys.executable, "-m", "vpvae_jax.main", f"--workdir={workdir}", "--config=configs/photos.py",
+            *(f"--config.{key}={value}" for key, value in settings.items()),
+        ]  # fmt: skip
+
+    def start(self, workdir: pathlib.Path, environment: dict[str, str] | None = None, **overrides) -> subprocess.Popen:
+        """Start the run."""
+        return subprocess.Popen(
+            self.words(workdir, **overrides), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=os.environ | (environment or {}),
+        )  # fmt: skip
+
+    def run(self, workdir: pathlib.Path, environment: dict[str, str] | None = None, **overrides) -> tuple[int, str]:
+        """Exit code and the last line of a whole run."""
+        process = self.start(workdir, environment, **overrides)
+        _, said = process.communicate(timeout=600)
+        return process.returncode, (said.strip().splitlines() or [""])[-1]
+
+    def outcome(self, workdir: pathlib.Path, code: int, said: str) -> str:
+        """What became of a run that has ended."""
+        if code == 0:
+            return "same" if same_weights(workdir, self.undisturbed) else "DIFFERENT"
+        if code == 1 and said.startswith("error: "):
+            return "refused" if newest_is_intact(workdir) else "refused, CHECKPOINT DAMAGED"
+        return f"CRASHED with {code}"
+
+
+def same_weights(workdir: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether two runs have the same tokenizer, bit for bit."""
+    mine, theirs = (safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, other))
+    return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+
+
+def steps_of(workdir: pathlib.Path) -> list[int]:
+    """Finished checkpoints, ascending."""
+    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def newest_is_intact(workdir: pathlib.Path) -> bool:
+    """Whether the newest checkpoint, if there is one, is as it was written."""
+    steps = steps_of(workdir)
+    return not steps or not manifest.damage(workdir / "checkpoints" / str(steps[-1]))
+
+
+def num_logged(workdir: pathlib.Path) -> int:
+    """Lines of metrics.jsonl, here steps."""
+    path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def kills(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """SIGKILL again and again, at any moment and inside saves, until a last start may end."""
+    number = 0
+    while number < NUM_KILLS:
+        workdir = campaign.root / f"killed-{number}"
+        moments = []
+        for _ in range(6):
+            process = campaign.start(workdir)
+            kind = campaign.rng.choice(["any moment", "a step", "a step", "inside a save", "inside a save"])
+            began, limit = time.monotonic(), campaign.rng.uniform(0, 12)
+            goal = min(NUM_STEPS - 1, num_logged(workdir) + campaign.rng.randint(1, 8))
+
+            def is_time(kind=kind, began=began, limit=limit, goal=goal, workdir=workdir) -> bool:
+                if kind == "inside a save":
+                    return any((workdir / "checkpoints").glob("*tmp*"))
+                if kind == "a step":
+                    return num_logged(workdir) >= goal
+                return time.monotonic() - began > limit
+
+            while process.poll() is None and not is_time():
+                time.sleep(0.001)
+            was_running = process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            if was_running:
+                moments.append(f"{kind}, step {num_logged(workdir)}")
+        outcome = campaign.outcome(workdir, *campaign.run(workdir))
+        for moment in moments:
+            yield "SIGKILL", moment, outcome
+        number += len(moments)
+        shutil.rmtree(workdir)
+
+
+def sigterm(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """SIGTERM at a step: ends with 0, goes on to the same end."""
+    for goal in (1, 6, 12, 23):
+        workdir = campaign.root / f"terminated-{goal}"
+        process = campaign.start(workdir)
+        while process.poll() is None and num_logged(workdir) < goal:
+            time.sleep(0.001)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        seconds = time.monotonic() - asked
+        code = process.returncode
+        outcome = campaign.outcome(workdir, *campaign.run(workdir)) if code == 0 else f"CRASHED with {code}"
+        yield "SIGTERM", f"step {num_logged(workdir)}, ended after {seconds:.1f} s", outcome
+
+
+def _harm(path: pathlib.Path, kind: str, rng: random.Random) -> None:
+    size = path.stat().st_size
+    if kind == "deleted":
+        path.unlink()
+    elif kind == "truncated":
+        os.truncate(path, rng.randrange(size) if size else 0)
+    else:
+        content = bytearray(path.read_bytes())
+        if kind == "one bit flipped":
+            content[rng.randrange(size)] ^= 1 << rng.randrange(8)
+        else:
+            start = rng.randrange(size)
+            content[start : start + 512] = bytes(len(content[start : start + 512]))
+        path.write_bytes(content)
+
+
+def damage(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Files of checkpoints are damaged, of the newest or of both, and the run is started again.
+
+    In this process, with one compiled step for all: what is loaded and what is trained again is the loop's own.
+    """
+    settings = SETTINGS | {"data.data_dir": str(campaign.root / "data")}
+    config = load_config(ROOT / "configs" / "photos.py", "", settings)
+    program = loop.compile_program(config)
+    loop.compile_program = lambda config: program
+    with _checkpoints(campaign.undisturbed) as expected:
+        wanted = expected.restore(loop.abstract_state(config))
+    cases = [("one bit flipped", 40), ("truncated", 20), ("zeroed block", 20), ("deleted", 20)]
+    for kind, number in [(kind, number) for kind, count in cases for number in range(count)]:
+        workdir = campaign.root / "damaged"
+        shutil.copytree(campaign.undisturbed, workdir)
+        both = number % 10 == 9
+        for step in steps_of(workdir)[-1 if not both else -2 :]:
+            files = [p for p in (workdir / "checkpoints" / str(step)).rglob("*") if p.is_file() and p.stat().st_size]
+            if number % 2:  # half of the damage goes to the arrays
+                files = [path for path in files if path.parent.name == "d"]
+            path = campaign.rng.choice(sorted(files))
+            before = path.read_bytes()
+            _harm(path, kind, campaign.rng)
+            changed = not path.exists() or path.read_bytes() != before
+        name = path.relative_to(workdir / "checkpoints").as_posix()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                loop.train(config, workdir)
+            with _checkpoints(workdir) as found:
+                state = found.restore(loop.abstract_state(config))
+            leaves = zip(*(loop.jax.tree.leaves(tree) for tree in (wanted, state)), strict=True)
+            is_same = all(np.array_equal(a, b) for a, b in leaves)
+            outcome = "same" if is_same and int(state.step) == NUM_STEPS else "DIFFERENT"
+        except UserError as error:
+            outcome = "refused" if both and "damaged" in str(error) else f"REFUSED without need: {error}"
+        except Exception as error:
+            outcome = f"CRASHED: {error!r}"
+        what = f"{kind}{'' if changed else ' (already so)'}, {'both steps, ' if both else ''}{name}"
+        yield "damaged checkpoint", what, outcome
+        shutil.rmtree(workdir)
+
+
+def _checkpoints(workdir: pathlib.Path):
+    return loop.Checkpoints(workdir / "checkpoints")
+
+
+@contextlib.contextmanager
+def _disk(place: pathlib.Path, size: str) -> Iterator[None]:
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=False)
+
+
+def _fill(path: pathlib.Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        for size in (2**16, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * size)
+
+
+def disks(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """The disk fills up or becomes read-only during the run."""
+    for goal in (0, 4, 8):
+        place = campaign.root / f"small-{goal}"
+        with _disk(place, "24m"):
+            process = campaign.start(place / "run", train__num_steps=200, checkpoint__keep=1)
+            while process.poll() is None and max(steps_of(place / "run"), default=0) < goal:
+                time.sleep(0.005)
+            _fill(place / "filler")
+            _, said = process.communicate(timeout=300)
+            said = (said.strip().splitlines() or [""])[-1]
+            outcome = campaign.outcome(place / "run", process.returncode, said)
+            yield "disk full", f"after checkpoint {goal}: {said[:160]}", outcome
+            (place / "filler").unlink()
+            code, said = campaign.run(place / "run", train__num_steps=200, checkpoint__keep=1)
+            yield "disk full", f"after checkpoint {goal}, with room again", "finished" if code == 0 else f"NOT: {said}"
+    place = campaign.root / "read-only"
+    with _disk(place, "100m"):
+        shutil.copytree(campaign.undisturbed, place / "run")
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        code, said = campaign.run(place / "run", train__num_steps=NUM_STEPS)
+        yield "read-only work directory", said[:160], campaign.outcome(place / "run", code, said)
+
+
+_CLOCK = """
+import time
+_time, _start = time.time, time.monotonic()
+time.time = lambda: _time() + ({jump} if time.monotonic() - _start > {after} else 0)
+"""
+
+
+def clock(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Python's clock jumps during the run, by a day, either way."""
+    for jump in (86_400, -86_400):
+        folder = campaign.root / f"clock{jump}"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(_CLOCK.format(jump=jump, after=6))
+        workdir = campaign.root / f"clock-run{jump}"
+        path = f"{folder}:{os.environ.get('PYTHONPATH', '')}".strip(":")
+        code, said = campaign.run(workdir, {"PYTHONPATH": path})
+        yield "clock jumps", f"{jump / 3600:+.0f} h after 6 s", campaign.outcome(workdir, code, said)
+
+
+def values(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """A loss that is not finite stops the run before it is saved."""
+    workdir = campaign.root / "diverging"
+    code, said = campaign.run(workdir, train__learning_rate=1e30, checkpoint__every=2)
+    yield "loss is not finite", said[:160], campaign.outcome(workdir, code, said)
+
+
+def records(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Data that are damaged, before the run and during it."""
+    folder = campaign.root / "folder"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        PIL.Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:500])
+    (folder / "3.png").write_bytes(b"")
+    in_folder = {"data__source": "folder", "data__path": folder, "data__name": "", "eval__splits": ("all",)}
+    workdir = campaign.root / "broken-images"
+    code, said = campaign.run(workdir, **in_folder)
+    skipped = json.loads((workdir / "eval" / "folder-all.json").read_text())["num_skipped"] if code == 0 else None
+    yield "corrupt records", "two of six image files", "2 left out and counted" if skipped == 2 else f"NOT: {said}"
+
+    workdir = campaign.root / "vanishing-images"
+    process = campaign.start(workdir, **in_folder, train__num_steps=60)
+    while process.poll() is None and num_logged(workdir) < 5:
+        time.sleep(0.005)
+    for path in folder.glob("*.png"):
+        path.unlink()
+    _, said = process.communicate(timeout=300)
+    said = (said.strip().splitlines() or [""])[-1]
+    # Decoded images are kept in memory; what ends the run is that the next part of it finds no files.
+    yield "data vanish", said[:160], campaign.outcome(workdir, process.returncode, said)
+
+    data = campaign.root / "damaged-data"
+    shutil.copytree(campaign.root / "data", data)
+    for path in sorted(data.rglob("*.array_record*"), key=lambda path: -path.stat().st_size)[:1]:
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 2000] = bytes(2000)
+        path.write_bytes(content)
+    workdir = campaign.root / "damaged-array-record"
+    code, said = campaign.run(workdir, data__data_dir=data, data__cache_mib=0)
+    yield "corrupt records", f"a block of array_record: {said[:160]}", campaign.outcome(workdir, code, said)
+
+
+CASES: dict[str, Callable[[Campaign], Iterator[tuple[str, str, str]]]] = {
+    case.__name__: case for case in (kills, sigterm, disks, clock, values, records, damage)
+}
+_GOOD = ("same", "refused", "finished", "2 left out and counted")
+
+
+def table(lines: list[dict]) -> str:
+    """Markdown: how often each fault ended how, then every case."""
+    counts: dict[tuple[str, str], int] = {}
+    for line in lines:
+        key = line["fault"], line["outcome"]
+        counts[key] = counts.get(key, 0) + 1
+    rows = ["| fault | ended as | cases |", "|---|---|---|"]
+    rows += [f"| {fault} | {outcome} | {count} |" for (fault, outcome), count in counts.items()]
+    lost = sum(line["outcome"] not in _GOOD for line in lines)
+    rows += ["", f"{len(lines)} cases, {lost} of them lost, silently wrong, or ended without a word.", ""]
+    rows += ["| | fault | what exactly | ended as |", "|---|---|---|---|"]
+    rows += [
+        f"| {number} | {line['fault']} | {line['what'].replace('|', '/')} | {line['outcome']} |"
+        for number, line in enumerate(lines, start=1)
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--table", type=pathlib.Path, help="lines that were written before")
+    given = parser.parse_args()
+    if given.table:
+        print(table([json.loads(line) for line in given.table.read_text().splitlines()]))
+        return
+    logging.disable(logging.WARNING)
+    root = pathlib.Path(tempfile.mkdtemp(prefix="vpvae_jax_faults_"))
+    try:
+        campaign = Campaign(root)
+        for name in given.cases:
+            for fault, what, outcome in CASES[name](campaign):
+                reporting.write({"fault": fault, "what": what.replace(str(root), "ROOT"), "outcome": outcome})
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""Feeds damaged files to everything that reads files; what is no typed error is reported.
+
+python -m benchmarks.fuzz [--inputs 10000] [--targets images audio ...] > results/reliability/fuzz.jsonl
+
+Inputs are real files with bits flipped, bytes overwritten, cut, repeated, lengthened, or replaced by noise. A target
+may give a result, or refuse by a UserError (for a record of a data set: leave it out). Anything else is a crash.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import functools
+import io
+import json
+import logging
+import pathlib
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+
+import ml_collections
+import numpy as np
+import PIL.Image
+import safetensors.numpy
+
+from benchmarks import reporting
+from vpvae_jax import workdir as layout
+from vpvae_jax.config_arguments import load_config
+from vpvae_jax.data.audio import AudioDecoder
+from vpvae_jax.data.images import ImageDecoder
+from vpvae_jax.data.sources import Record
+from vpvae_jax.errors import UserError
+from vpvae_jax.evaluation.results import Reconstruction, read_arrays, write_results
+from vpvae_jax.fit import fit_codebook
+from vpvae_jax.models.frozen import read_params
+from vpvae_jax.tokenizer import Tokenizer
+from vpvae_jax.training import loop, manifest
+
+ROOT = pathlib.Path(__file__).parent.parent
+_MAX_SHOWN = 5  # crashes whose tracebacks are printed
+Target = tuple[list[bytes], Callable[[bytes], str]]  # files to start from; what became of an input: "read", "refused"
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """One to four kinds of damage to a file."""
+    data = np.frombuffer(content, np.uint8).copy()
+    for _ in range(rng.integers(1, 5)):
+        if not data.size:
+            break
+        start = int(rng.integers(data.size))
+        # Half of the damage goes to the first bytes, where headers are.
+        start = start if rng.integers(2) else min(start, int(rng.integers(1, 129)) - 1)
+        length = int(rng.integers(1, 65))
+        kind = rng.integers(6)
+        if kind == 0:
+            data[start] ^= 1 << rng.integers(8)
+        elif kind == 1:
+            part = data[start : start + length]
+            part[:] = rng.integers(0, 256, part.size)
+        elif kind == 2:
+            data = data[:start]
+        elif kind == 3:
+            data = np.concatenate([data[: start + length], data[start:]])
+        elif kind == 4:
+            data[start : start + length] = rng.choice([0, 1, 0x7F, 0x80, 0xFF])
+        else:
+            data = np.concatenate([data, rng.integers(0, 256, length, np.uint8)])
+    return data.tobytes() if rng.integers(200) else rng.bytes(int(rng.integers(400)))
+
+
+def images(directory: pathlib.Path) -> Target:
+    """The decoder of images."""
+    del directory
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)).resize((28, 20))
+    files = []
+    for kind, mode in (("png", "RGB"), ("png", "P"), ("jpeg", "RGB"), ("jpeg", "L"), ("webp", "RGB"), ("png", "LA")):
+        buffer = io.BytesIO()
+        picture.convert(mode).save(buffer, kind)
+        files.append(buffer.getvalue())
+    decoder = ImageDecoder(resize=16)
+
+    def read(content):
+        decoded = decoder(0, [Record("x", content)])
+        if decoded is None:
+            return "refused"
+        assert decoded[1].dtype == np.uint8
+        assert decoded[1].ndim == 3
+        assert decoded[1].shape[2] == 3
+        return "read"
+
+    return files, read
+
+
+def audio(directory: pathlib.Path) -> Target:
+    """The decoder of recordings."""
+    import soundfile
+
+    del directory
+    tone = 0.3 * np.sin(np.arange(1600) / 7).astype(np.float32)
+    files = []
+    for kind, subtype in (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, tone, 16000, format=kind, subtype=subtype)
+        files.append(buffer.getvalue())
+    decoder = AudioDecoder()
+
+    def read(content):
+        decoded = decoder(0, [Record("x", content)])
+        if decoded is None:
+            return "refused"
+        assert decoded[1].dtype == np.float32
+        assert np.isfinite(decoded[1]).all()
+        return "read"
+
+    return files, read
+
+
+def weights(directory: pathlib.Path) -> Target:
+    """Safetensors files of frozen networks."""
+    path = directory / "weights.safetensors"
+    tensors = {"a.kernel": np.ones((3, 4), np.float32), "a.bias": np.zeros(4, np.float32)}
+    safetensors.numpy.save_file(tensors, path)
+
+    def read(content):
+        path.write_bytes(content)
+        params = read_params(path, {name: tensor.shape for name, tensor in tensors.items()}, "lpips")
+        assert params["a"]["kernel"].shape == (3, 4)
+        return "read"
+
+    return [path.read_bytes()], read
+
+
+def _tiny_run(directory: pathlib.Path) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+    """A work directory of a very small training with a tokenizer and an evaluation; the same for every target."""
+    config, template = _trained()
+    shutil.copytree(template, directory / "run")
+    return config, directory / "run"
+
+
+@functools.cache
+def _trained() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="vpvae_jax_fuzz_"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    workdir = directory / "run"
+    folder = directory / "pictures"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        PIL.Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{number}.png")
+    values = {
+        "data.source": "folder", "data.path": str(folder), "data.name": "", "data.crop": 16, "data.eval_crop": 16,
+        "model.channels": 8, "model.channel_multipliers": (1, 1), "model.z_channels": 4, "train.num_steps": 2,
+        "train.batch_size": 2, "train.warmup_steps": 0, "checkpoint.every": 1, "codebook.crop": 16,
+        "codebook.max_latents": 64, "quantizer.codebook_size": 8, "quantizer.latent_dim": 3, "log.every": 1,
+        "quantizer.k_radius": 6,
+    }  # fmt: skip
+    config = load_config(ROOT / "configs" / "photos.py", "", values)
+    workdir.mkdir()
+    layout.write_json(workdir / layout.CONFIG, config.to_dict())
+    loop.train(config, workdir)
+    fit_codebook(config, workdir).save(workdir / layout.TOKENIZER)
+    (workdir / layout.EVAL).mkdir()
+    example = np.zeros((16, 16, 3), np.uint8)
+    write_results(workdir, "x", {"psnr_db": 1.0}, np.ones(8, np.int64), [Reconstruction(example, example, example)])
+    return config, workdir
+
+
+def tokenizer_weights(directory: pathlib.Path) -> Target:
+    """The weights of a tokenizer."""
+    _, workdir = _tiny_run(directory)
+    return _one_file(
+        workdir / layout.TOKENIZER / "weights.safetensors", lambda _: Tokenizer.load(workdir / "tokenizer")
+    )
+
+
+def tokenizer_description(directory: pathlib.Path) -> Target:
+    """The description of a tokenizer, config and all."""
+    _, workdir = _tiny_run(directory)
+    return _one_file(workdir / layout.TOKENIZER / "tokenizer.json", lambda _: Tokenizer.load(workdir / "tokenizer"))
+
+
+def stored_config(directory: pathlib.Path) -> Target:
+    """config.json of a work directory."""
+    config, workdir = _tiny_run(directory)
+
+    def read(_):
+        layout.check_same_config(config, workdir, same_data=True)
+
+    return _one_file(workdir / layout.CONFIG, read)
+
+
+def evaluation_arrays(directory: pathlib.Path) -> Target:
+    """eval/*.npz of a work directory."""
+    _, workdir = _tiny_run(directory)
+    return _one_file(workdir / layout.EVAL / "x.npz", lambda _: read_arrays(workdir, "x"))
+
+
+def checkpoint_manifest(directory: pathlib.Path) -> Target:
+    """manifest.json of a checkpoint."""
+    _, workdir = _tiny_run(directory)
+    step = workdir / layout.CHECKPOINTS / "2"
+
+    def read(content):
+        if manifest.damage(step):
+            return "refused"
+        assert json.loads(content) == original
+        return "read"
+
+    target = _one_file(step / manifest.NAME, read)
+    original = json.loads(target[0][0])
+    return target
+
+
+def _one_file(path: pathlib.Path, use: Callable[[bytes], object]) -> Target:
+    def read(content):
+        path.write_bytes(content)
+        return "refused" if use(content) == "refused" else "read"
+
+    return [path.read_bytes()], read
+
+
+TARGETS = {
+    target.__name__: target
+    for target in (
+        images, audio, weights, tokenizer_weights, tokenizer_description, stored_config, evaluation_arrays,
+        checkpoint_manifest,
+    )
+}  # fmt: skip
+
+
+def fuzz(name: str, num_inputs: int, seed: int = 0) -> dict[str, object]:
+    """Feed a target; how many inputs were read, refused, or crashed it, and how."""
+    rng = np.random.default_rng((seed, sorted(TARGETS).index(name)))
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="vpvae_jax_fuzz_"))
+    counts, crashes = {"read": 0, "refused": 0}, []
+    try:
+        files, read = TARGETS[name](directory)
+        assert all(read(content) == "read" for content in files)
+        start = time.perf_counter()
+        for _ in range(num_inputs):
+            content = mutate(files[rng.integers(len(files))], rng)
+            try:
+                counts[read(content)] += 1
+            except UserError as error:
+                counts["refused"] += 1
+                if "\n" in str(error):
+                    crashes.append(f"an error of several lines: {error!r}")
+            except Exception:
+                crashes.append(traceback.format_exc())
+        seconds = time.perf_counter() - start
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return {"target": name, "inputs": num_inputs, **counts, "crashes": crashes, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000, help="a target")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    for name in given.targets:
+        line = fuzz(name, given.inputs, given.seed)
+        for crash in line["crashes"][:_MAX_SHOWN]:
+            logging.error("%s: %s", name, crash)
+        reporting.write(line | {"crashes": len(line["crashes"]), "seed": given.seed})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Some hundred damaged files for each loader; `python -m benchmarks.fuzz` feeds ten thousand."""
+
+import logging
+
+import pytest
+
+from benchmarks import fuzz
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("target", ["images", "audio", "weights"])
+def test_damaged_files_are_read_or_refused(target):
+    result = fuzz.fuzz(target, 400)
+    assert not result["crashes"], result["crashes"][0]
+    assert result["read"] + result["refused"] == 400
+    assert result["refused"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    ["tokenizer_weights", "tokenizer_description", "stored_config", "evaluation_arrays", "checkpoint_manifest"],
+)
+def test_damaged_files_of_a_run_are_read_or_refused(target):
+    result = fuzz.fuzz(target, 1000)
+    assert not result["crashes"], result["crashes"][0]
+    assert result["refused"] > 500
+
+
+def test_a_crash_is_seen(monkeypatch):
+    def target(directory):
+        return [b"good"], lambda content: "read" if content == b"good" else 1 // 0
+
+    monkeypatch.setitem(fuzz.TARGETS, "wrong", target)
+    result = fuzz.fuzz("wrong", 10)
+    assert len(result["crashes"]) == 10
+    assert "ZeroDivisionError" in result["crashes"][0]
