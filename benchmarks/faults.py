@@ -155,10 +155,10 @@ def sigterm(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         asked = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.communicate()
-        seconds = time.monotonic() - asked
+        seconds, step = time.monotonic() - asked, max(steps_of(workdir))
         code = process.returncode
         outcome = campaign.outcome(workdir, *campaign.run(workdir)) if code == 0 else f"CRASHED with {code}"
-        yield "SIGTERM", f"step {num_logged(workdir)}, ended after {seconds:.1f} s", outcome
+        yield "SIGTERM", f"saved step {step}, ended after {seconds:.1f} s", outcome
 
 
 def _harm(path: pathlib.Path, kind: str, rng: random.Random) -> None:

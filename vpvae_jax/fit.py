@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -62,7 +63,8 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
         )
     key = jax.random.fold_in(jax.random.key(config.seed), _FIT_SALT)
     try:
-        codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
+        with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
+            codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     num_distinct = len(np.unique(quantizer.decode(codebook, jnp.arange(quantizer.codebook_size)), axis=0))

@@ -35,6 +35,17 @@ def test_searches_with_queries_sharded_over_eight_devices():
                 found, distances = jax.jit(function)(replicated, sharded, rank)
                 np.testing.assert_array_equal(found, indices[:, 0])
                 np.testing.assert_allclose(distances, search(samples, queries, rank)[1], rtol=1e-6)
+        for num_queries in (160, 157):  # what the devices divide, and what they do not
+            steps = jnp.full((num_queries, 3), 0.5)
+            some = queries[:num_queries]
+            alone = neighbors.neighbor_distances_along(samples, some, steps, ranks)
+            with jax.set_mesh(mesh):
+                search = jax.jit(functools.partial(neighbors.neighbor_distances_along, ranks=ranks))
+                some = sharded if num_queries == 160 else some
+                program = search.lower(replicated, some, steps).compile()
+                for mine, theirs in zip(search(replicated, some, steps), alone):
+                    np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+            assert num_queries == 157 or "all-gather" not in program.as_text()
     """)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}

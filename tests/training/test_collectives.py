@@ -1,4 +1,4 @@
-"""What devices say to each other in a step: gradients and sums, never the memory or the batch."""
+"""What devices say to each other in a step: gradients and sums, never the memory, the latents or the batch."""
 
 import json
 import os
@@ -52,16 +52,12 @@ def _collectives_of_a_step(search: str, **overrides) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["host", "xla"])
-def test_the_step_reduces_gradients_and_gathers_latents_at_most(search):
-    """16 images of 32 x 32 have 4096 latents of 3 numbers; the neighbour search may bring those together, and pads."""
+def test_the_step_sums_gradients_and_little_else(search):
+    """The rest are moments of the latents, and those that the memory takes."""
     step = _collectives_of_a_step(search)
     reduced = sum(num_bytes for kind, num_bytes, _, _ in step["found"] if kind == "all-reduce")
     assert 4 * step["parameters"] <= reduced < 1.05 * 4 * step["parameters"] + 4096
-    latents = 4096 * 3 * 4
-    for kind, num_bytes, shapes, source in step["found"]:
-        if kind != "all-reduce":
-            assert num_bytes <= 1.5 * latents, (kind, shapes, source)
-            assert not any(shape.startswith(("u8", "f32[20000")) for shape in shapes)
+    assert {kind for kind, *_ in step["found"]} == {"all-reduce"}
 
 
 @pytest.mark.slow

@@ -58,13 +58,15 @@ class Decoder:
         """Name and array of a record, None if it cannot be read."""
         if index in self._cache:
             return self._cache[index]
-        record = record_source[index]
+        name = f"record {index}"
         try:
+            record = record_source[index]
+            name = record.name
             decoded = self.decode(record.encoded, record_source)
         except DataError:  # not this record's fault
             raise
         except Exception as error:  # a damaged file makes a library trip over anything: struct.error, IndexError, ...
-            self._note_unreadable(index, record.name, str(error) or type(error).__name__)
+            self._note_unreadable(index, name, str(error) or type(error).__name__)
             return None
         with self._lock:
             if decoded.nbytes <= self._free_bytes and index not in self._cache:

@@ -2,15 +2,18 @@
 
 `tree` (a k-d tree on the host) serves CPUs; XLA serves every other platform, by `tiles` (spatially sorted) where that
 prunes and by `brute_force` where not. Which of them runs is settled when the program is lowered for its platform, so a
-caller never sees it.
+caller never sees it. Where a mesh is set (`jax.set_mesh`), its devices share the queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from vpvae_jax.neighbors import brute_force, tiles, tree
 
@@ -43,11 +46,11 @@ def neighbor_distances(
     samples, queries = _prepare(samples, queries)
     ranks = _check_ranks(ranks, samples.shape[0])
     check_approximate(approximate)
-    return jax.lax.platform_dependent(
+    return _on_every_device(
+        lambda s, q: tree.neighbor_distances(s, q, ranks, approximate),
+        lambda s, q: _in_xla(s, q, ranks, approximate),
         samples,
         queries,
-        cpu=lambda s, q: tree.neighbor_distances(s, q, ranks, approximate),
-        default=lambda s, q: _in_xla(s, q, ranks, approximate),
     )
 
 
@@ -83,12 +86,12 @@ def neighbor_distances_along(
         moved = queries + distances[:, -1:] * steps
         return distances, moved, _in_xla(samples, moved, ranks, approximate)
 
-    return jax.lax.platform_dependent(
+    return _on_every_device(
+        lambda s, q, steps: tree.neighbor_distances_along(s, q, steps, ranks, approximate),
+        in_xla,
         samples,
         queries,
         steps,
-        cpu=lambda s, q, steps: tree.neighbor_distances_along(s, q, steps, ranks, approximate),
-        default=in_xla,
     )
 
 
@@ -114,7 +117,7 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
         ValueError: shapes that do not match.
     """
     samples, queries = _prepare(samples, queries)
-    return jax.lax.platform_dependent(samples, queries, cpu=tree.nearest, default=brute_force.nearest)
+    return _on_every_device(tree.nearest, brute_force.nearest, samples, queries)
 
 
 def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
@@ -134,13 +137,31 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
     """
     samples, queries = _prepare(samples, queries)
     _check_rank(max_rank, samples.shape[0])
-    return jax.lax.platform_dependent(
+    return _on_every_device(
+        lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
+        lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
         samples,
         queries,
         jnp.clip(ranks.astype(jnp.int32), 1, max_rank),
-        cpu=lambda s, q, r: tree.neighbor_at_rank(s, q, r, max_rank),
-        default=lambda s, q, r: brute_force.neighbor_at_rank(s, q, r, max_rank),
     )
+
+
+def _on_every_device(cpu: Callable, default: Callable, samples: jax.Array, *rows: jax.Array) -> Any:
+    """Search by the function for the platform; where a mesh is set, each device for its share of the rows.
+
+    Left to itself XLA brings together what devices hold of the rows, in every round of a search and before a callback.
+    """
+
+    def search(samples, *rows):
+        return jax.lax.platform_dependent(samples, *rows, cpu=cpu, default=default)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = [n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == jax.sharding.AxisType.Auto]
+    size = math.prod(mesh.shape[name] for name in axes)
+    if size == 1 or rows[0].shape[0] % size:
+        return search(samples, *rows)
+    cut = P(tuple(axes))
+    return jax.shard_map(search, in_specs=(P(), *[cut] * len(rows)), out_specs=cut)(samples, *rows)
 
 
 def check_approximate(approximate: float) -> None:

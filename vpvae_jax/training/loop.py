@@ -102,7 +102,8 @@ def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
     batch = modality.batch_shape(config.train.batch_size, config.data.crop)
     abstract_frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), loss.params)
     start = time.perf_counter()
-    compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
+    with jax.set_mesh(mesh):  # the search for neighbours asks for it
+        compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
     frozen = distributed.put_copy(loss.params, replicated) if devices is None else loss.params
     return Program(compiled, frozen, state_sharding, batch_sharded, time.perf_counter() - start)
 
@@ -205,6 +206,7 @@ def _run(program, state, iterator, checkpoints, config, workdir) -> None:
                 loss = progress.report()  # waits for this very step: what is not finite must not be saved
                 checkpoints.save(state, iterator, loss)
             trace.after_step(step, metrics)
-            if is_stopping and step < num_steps:
+            if is_stopping:
                 checkpoints.wait()
                 raise Stopped(f"asked to stop: saved step {step} of {num_steps}; run the same command again to go on")
+        checkpoints.wait()

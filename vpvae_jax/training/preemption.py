@@ -29,9 +29,11 @@ class Preemption:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, error_type, error, traceback) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
+        if self._asked and error_type is None:  # while the last step was being saved
+            raise Stopped("asked to stop: the last step is saved; run the same command again to go on")
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every one."""
