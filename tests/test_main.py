@@ -404,3 +404,19 @@ def _fill(path):
                     file.write(b"\0" * size)
             except OSError:
                 continue
+
+
+@pytest.mark.slow
+def test_debug_nans_names_the_operation(tmp_path, data_dir):
+    done = tiny.run(tiny.command(tmp_path / "run", data_dir, debug__nans=True, train__learning_rate=1e30))
+    assert done.returncode == 1
+    assert "vpvae_jax/models/" in done.stderr  # the line of the network
+    assert done.stderr.splitlines()[-1].startswith("error: invalid value (nan) encountered in ")
+
+
+@pytest.mark.slow
+def test_a_profile_of_some_steps_is_left(tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    done = tiny.run(tiny.command(workdir, data_dir, debug__profile_steps=2, eval__splits="('test',)"))
+    assert done.returncode == 0, done.stderr
+    assert list((workdir / "profile").rglob("*.xplane.pb"))

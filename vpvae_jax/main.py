@@ -9,6 +9,7 @@ As several processes, one a host or an accelerator, with one --workdir that all 
 from __future__ import annotations
 
 import pathlib
+import traceback
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -138,6 +139,9 @@ def _main(argv: list[str]) -> None:
         print(stopped, flush=True)
     except UserError as error:
         fail(str(error))
+    except FloatingPointError as error:  # of debug.nans; the traceback names the line
+        traceback.print_exc()
+        fail(f"{error}: see the traceback; what was saved is from before")
     except KeyboardInterrupt:
         fail("interrupted: run the same command again to go on from the last checkpoint")
     except OSError as error:

@@ -76,7 +76,7 @@ def _trace_of_a_run(tmp_path, monkeypatch, losses, **overrides):
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     checkpoints = types.SimpleNamespace(save=lambda state, iterator, loss: did.append(f"save {state.step}"))
     config = tiny.config("", train__num_steps=len(losses), **overrides)
-    program = loop.Program(step, {}, sharding, sharding, 0.0)
+    program = loop.Program(step, step, {}, sharding, sharding, 0.0)
     try:
         state = types.SimpleNamespace(step=0)
         loop._run(program, state, itertools.repeat(np.zeros(1)), checkpoints, config, tmp_path)

@@ -32,6 +32,7 @@ class Program(NamedTuple):
     """The compiled step of a run and where its arguments belong."""
 
     step: jax.stages.Compiled  # (state, frozen, batch) -> state, metrics; the state is donated
+    function: Callable[..., Any]  # what was compiled
     frozen: Any  # parameters of the reconstruction loss, where they belong
     state_sharding: TrainState  # of NamedShardings
     batch_sharding: NamedSharding
@@ -61,7 +62,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 return
             checkpoints.set_aside(after=start_step, target=workdir / layout.DAMAGED)
         program = compile_program(config)
-        if distributed.is_first():
+        if config.debug.nans:
+            program = program._replace(step=jax.jit(program.function))  # which JAX can go through again by operation
+        elif distributed.is_first():
             print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
         if start_step is None:
             state = new_state(config, program.state_sharding)
@@ -105,7 +108,7 @@ def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Dev
     with jax.set_mesh(mesh):  # the search for neighbours asks for it
         compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
     frozen = distributed.put_copy(loss.params, replicated) if devices is None else loss.params
-    return Program(compiled, frozen, state_sharding, batch_sharded, time.perf_counter() - start)
+    return Program(compiled, train_step, frozen, state_sharding, batch_sharded, time.perf_counter() - start)
 
 
 def memory_need(compiled: jax.stages.Compiled) -> str:
