@@ -83,13 +83,22 @@ def table(lines: list[dict]) -> str:
             f"{line['gibibytes_a_device']:.1f} | {reduced / 2**20:.0f} | {others / 2**20:.1f} | {1e3 * compute:.1f} | "
             f"{1e3 * communication:.1f} | {images / (compute + communication):.0f} |"
         )
-    return "\n".join(rows)
+    assumptions = (
+        f"Expected, not measured: a step of configs/coco.py, vp, K = {CODEBOOK_SIZE}, on NVIDIA H100 SXM. Compute is "
+        f"XLA's count of operations at {EFFICIENCY:.0%} of the peak ({PEAK_TF32 / 1e12:.0f} TF32 or "
+        f"{PEAK_BF16 / 1e12:.0f} bfloat16, 10^12 operations/s); loops of the neighbour search count as one round, so its "
+        f"time is not in it. Communication is an all-reduce in a ring, nothing of it hidden behind compute, at "
+        f"{NVLINK / 1e9:.0f} GB/s within a host of {DEVICES_A_HOST} and {NETWORK / 1e9:.0f} GB/s beyond. Memory is "
+        f"XLA's analysis of the program compiled for CPU devices. Reading images is not in it."
+    )
+    return "\n".join([assumptions, "", *rows])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lpips", help="weights of LPIPS, see README")
     parser.add_argument("--table", type=pathlib.Path, help="lines that were written before")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of the network")
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="float32", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -98,7 +107,7 @@ def main() -> None:
     elif given.devices:
         measure(given.lpips, given.devices, given.dtype)
     else:
-        for dtype in ("float32", "bfloat16"):
+        for dtype in given.dtypes:
             for num_devices in NUM_DEVICES:
                 words = [sys.executable, "-m", "benchmarks.scaling", "--lpips", given.lpips]
                 flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"

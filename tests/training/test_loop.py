@@ -74,7 +74,9 @@ def _trace_of_a_run(tmp_path, monkeypatch, losses, **overrides):
     figures, real_device_get = ("loss", "gradient_norm"), jax.device_get
     monkeypatch.setattr(progress.jax, "device_get", device_get)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    checkpoints = types.SimpleNamespace(save=lambda state, iterator, loss: did.append(f"save {state.step}"))
+    checkpoints = types.SimpleNamespace(
+        save=lambda state, iterator, loss: did.append(f"save {state.step}"), wait=lambda: None
+    )
     config = tiny.config("", train__num_steps=len(losses), **overrides)
     program = loop.Program(step, step, {}, sharding, sharding, 0.0)
     try:

@@ -31,7 +31,7 @@ _GIBIBYTE = 2**30
 class Program(NamedTuple):
     """The compiled step of a run and where its arguments belong."""
 
-    step: jax.stages.Compiled  # (state, frozen, batch) -> state, metrics; the state is donated
+    step: Any  # jax.stages.Compiled: (state, frozen, batch) -> state, metrics; the state is donated
     function: Callable[..., Any]  # what was compiled
     frozen: Any  # parameters of the reconstruction loss, where they belong
     state_sharding: TrainState  # of NamedShardings
