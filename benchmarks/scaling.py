@@ -86,8 +86,8 @@ def table(lines: list[dict]) -> str:
     assumptions = (
         f"Expected, not measured: a step of configs/coco.py, vp, K = {CODEBOOK_SIZE}, on NVIDIA H100 SXM. Compute is "
         f"XLA's count of operations at {EFFICIENCY:.0%} of the peak ({PEAK_TF32 / 1e12:.0f} TF32 or "
-        f"{PEAK_BF16 / 1e12:.0f} bfloat16, 10^12 operations/s); loops of the neighbour search count as one round, so its "
-        f"time is not in it. Communication is an all-reduce in a ring, nothing of it hidden behind compute, at "
+        f"{PEAK_BF16 / 1e12:.0f} bfloat16, 10^12 operations/s); loops of the neighbour search count as one round, so "
+        f"its time is not in it. Communication is an all-reduce in a ring, nothing of it hidden behind compute, at "
         f"{NVLINK / 1e9:.0f} GB/s within a host of {DEVICES_A_HOST} and {NETWORK / 1e9:.0f} GB/s beyond. Memory is "
         f"XLA's analysis of the program compiled for CPU devices. Reading images is not in it."
     )
