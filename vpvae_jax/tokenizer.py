@@ -179,7 +179,8 @@ class Tokenizer:
             weights = flax.traverse_util.unflatten_dict(flat, sep="/")
             config = with_added_keys(ml_collections.ConfigDict(description["config"]))
             return cls(config, weights["network"], weights["codebook"], description["step"])
-        except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+        except Exception as error:  # of safetensors, of JSON, of what the config is taken for
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
-                f"the tokenizer in {directory} is damaged ({error}): fit it again (--mode=fit_codebook)"
+                f"the tokenizer in {directory} is damaged ({reason}): fit it again (--mode=fit_codebook)"
             ) from error

@@ -59,7 +59,7 @@ def read_json(path: pathlib.Path) -> Any:
     """Read JSON, CheckpointError if the file is damaged."""
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of the text's encoding
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it and run the command that writes it again"
         ) from error
@@ -69,7 +69,11 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config that the work directory was trained with."""
     if not (workdir / CONFIG).exists():
         raise CheckpointError(f"{workdir} holds no {CONFIG}: train first (--mode=train), or name another --workdir")
-    return with_added_keys(ml_collections.ConfigDict(read_json(workdir / CONFIG)))
+    content = read_json(workdir / CONFIG)
+    try:
+        return with_added_keys(ml_collections.ConfigDict(content))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{workdir / CONFIG} is damaged ({error}): restore it from a copy") from error
 
 
 def has_results(workdir: pathlib.Path) -> bool:
