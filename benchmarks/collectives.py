@@ -36,6 +36,8 @@ def collectives(hlo: str) -> list[Collective]:
         if instruction is None:
             continue
         shapes = [(m["type"], m["sizes"]) for m in _SHAPE.finditer(instruction["shapes"])]
+        if f"{instruction['kind']}-start(" in line and len(shapes) > 1:
+            shapes = shapes[len(shapes) // 2 :]  # an exchange under way shows what goes in and what comes out
         num_bytes = sum(_BYTES[kind] * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in shapes)
         source = _SOURCE.search(line)
         found.append(

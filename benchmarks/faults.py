@@ -34,6 +34,7 @@ from benchmarks import reporting
 from vpvae_jax.config_arguments import load_config
 from vpvae_jax.errors import UserError
 from vpvae_jax.training import loop, manifest
+from vpvae_jax.xla_flags import set_cpu_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM_STEPS, EVERY = 24, 4
@@ -369,6 +370,7 @@ def main() -> None:
         print(table([json.loads(line) for line in given.table.read_text().splitlines()]))
         return
     logging.disable(logging.WARNING)
+    set_cpu_flags()  # as the command line does: otherwise XLA rounds differently in this process
     root = pathlib.Path(tempfile.mkdtemp(prefix="vpvae_jax_faults_"))
     try:
         campaign = Campaign(root)

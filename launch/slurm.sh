@@ -18,7 +18,8 @@ PYTHON=${PYTHON:-python3}
 DRY_RUN=${DRY_RUN:-}
 
 # JAX learns from SLURM who the processes are; each takes the GPU of its number on the node.
-command=(srun --kill-on-bad-exit=1 "$PYTHON" -m vpvae_jax.main --distributed "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
+command=(srun --kill-on-bad-exit=1 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-8}"
+    "$PYTHON" -m vpvae_jax.main --distributed "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
 if [[ -n $DRY_RUN ]]; then
     printf '%q ' "${command[@]}"
     echo

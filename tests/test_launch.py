@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,24 @@ class TestJobSet:
             f"--workdir={tmp_path}", "--coordinator=vpvae-workers-0-0.vpvae:8476", "--num_processes=2",
             "--process_id=1",
         ]  # fmt: skip
+
+    def test_a_pod_passes_sigterm_on_and_waits(self, jobset, tmp_path):
+        (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+        python = tmp_path / "python3"
+        python.write_text(
+            f"#!/bin/bash\ntrap 'sleep 0.5; touch {tmp_path}/saved; exit 0' TERM\ntouch {tmp_path}/started\n"
+            "while true; do sleep 0.05; done\n"
+        )
+        python.chmod(0o755)
+        environment = {entry["name"]: entry["value"] for entry in container["env"]} | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}", "WORKDIR": str(tmp_path), "JOB_COMPLETION_INDEX": "1",
+        }  # fmt: skip
+        pod = subprocess.Popen([*container["command"], *container["args"]], env=environment)
+        try:
+            while not (tmp_path / "started").exists():
+                time.sleep(0.01)
+            pod.terminate()
+            assert pod.wait(20) == 1
+            assert (tmp_path / "saved").exists()
+        finally:
+            pod.kill()

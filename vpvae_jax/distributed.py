@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import pathlib
+import secrets
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax._src import distributed as runtime  # for a barrier of the runtime's own, which no device has a part in
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
@@ -14,7 +18,8 @@ from vpvae_jax.errors import ConfigError
 
 DATA_AXIS = "data"
 _HEARTBEAT_SECONDS = 60  # after which a process that went silent is given up
-_SHUTDOWN_SECONDS = 10 * 24 * 3600  # that a process which is done waits for the first to evaluate
+_PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while the first evaluates
+_TOKEN = ".seen_by_all"  # in the work directory, while the processes look whether it is one
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -40,7 +45,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             num_processes,
             process_id,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            cluster_detection_method="deactivate" if coordinator is not None else None,
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -84,6 +89,43 @@ def put_copy(tree, sharding):
     return jax.tree.map(
         lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__), tree
     )
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here. Leaving by itself, JAX waits for the others for five minutes only."""
+    client = runtime.global_state.client
+    if client is not None:
+        client.wait_at_barrier("vpvae_jax: all are done", 1000 * _PATIENCE_SECONDS)
+
+
+def check_together(workdir: pathlib.Path, settings: str) -> None:
+    """Raise ConfigError in every process unless all have the same settings and see the same work directory."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(settings.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
+    others = [str(index) for index, row in enumerate(digests) if (row != digests[0]).any()]
+    if others:
+        raise ConfigError(
+            f"process {', '.join(others)} was started with other settings than process 0: give all the same command "
+            f"but for --process_id"
+        )
+    token = from_first(secrets.randbits(62))
+    path = workdir / _TOKEN
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(token))
+    multihost_utils.sync_global_devices("the work directory is marked")
+    is_seen = path.exists() and path.read_text() == str(token)
+    seen = multihost_utils.process_allgather(np.array([is_seen]))
+    if is_first():
+        path.unlink()
+    blind = [str(index) for index, row in enumerate(seen) if not row.all()]
+    if blind:
+        raise ConfigError(
+            f"process {', '.join(blind)} does not see the {workdir} of process 0: name a --workdir on a file system "
+            f"that all hosts mount"
+        )
 
 
 def from_first(number: int) -> int:

@@ -56,7 +56,10 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
             lambda rows: jitted(params["network"], distributed.put_rows(rows, cut)), config, mesh.size
         )
     if mesh.size > 1:  # the devices share the search for the nearest code; a few latents at the end have no place
-        latents = distributed.put_copy(np.asarray(latents)[: len(latents) // mesh.size * mesh.size], cut)
+        num_shared = len(latents) // mesh.size * mesh.size
+        is_enough = num_shared >= quantizer.codebook_size
+        latents = np.asarray(latents)[: num_shared if is_enough else None]
+        latents = distributed.put_copy(latents, cut if is_enough else everywhere)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(
             f"step {int(state.step)} gives latents that are not finite: train anew in a new --workdir"

@@ -8,6 +8,7 @@ As several processes, one a host or an accelerator, with one --workdir that all 
 
 from __future__ import annotations
 
+import json
 import pathlib
 import traceback
 
@@ -60,11 +61,13 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     from vpvae_jax.evaluation.results import read_results, table
     from vpvae_jax.fit import fit_codebook
     from vpvae_jax.training.loop import train
+    from vpvae_jax.training.preemption import stop_on_sigterm
 
     if config is None and mode == "train":
         raise ConfigError("no config: expected --config=configs/photos.py or another file with get_config()")
     if config is None:
         config = layout.read_config(workdir)
+    distributed.check_together(workdir, json.dumps([mode, config.to_dict()], sort_keys=True, default=str))
     build.check_config(config)
     build.build_quantizer(config)
     build.build_schedule(config)
@@ -76,24 +79,22 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         build.check_data(config)
         with build.build_scorer(config):
             pass  # what its figures need is there
-        if distributed.is_first():
-            workdir.mkdir(parents=True, exist_ok=True)
-            layout.write_json(workdir / layout.CONFIG, config.to_dict())
+        workdir.mkdir(parents=True, exist_ok=True)
         with jax.debug_nans(config.debug.nans):
             train(config, workdir)
+        stop_on_sigterm()
     if mode in ("train", "fit_codebook"):
         tokenizer = fit_codebook(config, workdir)
         if distributed.is_first():
             tokenizer.save(workdir / layout.TOKENIZER)
-    if not distributed.is_first():
-        return
-    if mode in ("train", "evaluate"):
+    if distributed.is_first() and mode in ("train", "evaluate"):
         _evaluate(config, workdir)
-    if mode in ("train", "report"):
+    if distributed.is_first() and mode in ("train", "report"):
         pictures = write_report(workdir)
         print(f"\n{table(read_results(workdir), build.modality_of(config).figures)}\n")
         for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
             print(path)
+    distributed.wait_for_all()
 
 
 def _evaluate(config, workdir: pathlib.Path) -> None:
@@ -146,9 +147,12 @@ def _main(argv: list[str]) -> None:
         fail("interrupted: run the same command again to go on from the last checkpoint")
     except OSError as error:
         fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:
         if not is_distributed:
             raise
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
+            traceback.print_exc()
+            fail(f"{type(error).__name__}: {error}")  # leaving otherwise waits for the others
         reason = str(error).strip().splitlines()[0][:200]
         fail(
             f"another process of the run has stopped or cannot be reached ({reason}): "

@@ -20,6 +20,7 @@ from vpvae_jax.training.state import TrainState
 
 _LOG = logging.getLogger(__name__)
 _STATE, _DATA = "state", "data"
+_NONE, _ALL_DAMAGED = -1, -2  # in place of a step
 _OVERHEAD_BYTES = 2**20  # metadata of a checkpoint, generously
 
 
@@ -40,7 +41,7 @@ class Checkpoints:
         policies = [preservation_policy.LatestN(keep)]
         if keep_best:
             best = preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=keep_best,
+                get_metric_fn=_loss, reverse=True, n=keep_best,
                 keep_checkpoints_without_metrics=False,
             )  # fmt: skip
             policies.append(best)
@@ -48,6 +49,8 @@ class Checkpoints:
         self._known: dict[int, str] = {}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=_loss,  # Orbax writes the metrics of a step only where there is one
+            best_mode="min",
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
@@ -82,11 +85,10 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints and all are damaged.
         """
-        steps = self.steps()
-        if not steps:
-            return None
-        good = -1
+        good = _NONE
         if distributed.is_first():
+            steps = self.steps()
+            good = _ALL_DAMAGED if steps else _NONE
             for step in reversed(steps):
                 what = self._damage(step)
                 if not what:
@@ -94,7 +96,9 @@ class Checkpoints:
                     break
                 _LOG.warning("the checkpoint %s is damaged: %s", self._directory / str(step), what)
         good = distributed.from_first(good)
-        if good < 0:
+        if good == _NONE:
+            return None
+        if good == _ALL_DAMAGED:
             raise CheckpointError(
                 f"every checkpoint in {self._directory} is damaged or has no {manifest.NAME} (see the warnings above): "
                 f"restore them from a copy, or train in a new --workdir"
@@ -112,6 +116,7 @@ class Checkpoints:
                     shutil.move(self._directory / str(step), place)
                     _LOG.warning("going on from step %d; what is left of step %d lies in %s", after, step, place)
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._known.clear()
         self._manager.reload()
 
     def save(self, state: TrainState, iterator: grain.DatasetIterator, loss: float | None = None) -> None:
@@ -197,8 +202,12 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """What is wrong with a step, see `manifest.damage`; each is read once."""
+        directories = {number: self._directory / str(number) for number in self.steps()}
+        if not any((directory / manifest.NAME).exists() for directory in directories.values()):
+            _LOG.warning("the checkpoints in %s have no %s: they are not verified", self._directory, manifest.NAME)
+            return ""  # written before there were manifests
         if step not in self._known:
-            self._known[step] = manifest.damage(self._directory / str(step))
+            self._known[step] = manifest.damage(directories[step])
         return self._known[step]
 
     def _write_manifest(self) -> None:
@@ -224,6 +233,10 @@ class Checkpoints:
             f"a checkpoint could not be written to {self._directory} ({_first_line(error)}): {good}; "
             f"mend the cause (disk full?) and run the same command again"
         )
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
 
 
 def _with_sharding(leaf) -> jax.ShapeDtypeStruct:

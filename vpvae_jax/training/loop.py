@@ -44,7 +44,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
     Args:
         config: see `configs/`.
-        workdir: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+        workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events.
 
     Raises:
         UserError: a setting, the data, the disk or a loss that is not finite; what was checkpointed stays.
@@ -57,6 +57,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     with Checkpoints(workdir / layout.CHECKPOINTS, settings.keep, settings.keep_best) as checkpoints:
         start_step = checkpoints.latest_good_step()
         _check_same_data(source.identity(), workdir / layout.DATA, is_resuming=start_step is not None)
+        Preemption.begin_at(start_step or 0)
+        if distributed.is_first():
+            layout.write_json(workdir / layout.CONFIG, config.to_dict())
         if start_step is not None:
             if start_step >= config.train.num_steps:
                 return

@@ -9,8 +9,11 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Stopped(Exception):
-    """The run was asked to stop and did; what it had is saved."""
+class Stopped(BaseException):
+    """The run was asked to stop and did; what it had is saved.
+
+    No Exception: what passes over a bad record must not pass over it.
+    """
 
 
 class Preemption:
@@ -35,6 +38,12 @@ class Preemption:
         if self._asked and error_type is None:  # while the last step was being saved
             raise Stopped("asked to stop: the last step is saved; run the same command again to go on")
 
+    @staticmethod
+    def begin_at(step: int) -> None:
+        """Of several processes: none has come farther. Otherwise one that resumes would agree on a step long past."""
+        if jax.process_count() > 1:
+            multihost_utils.reached_preemption_sync_point(step)
+
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every one."""
         if jax.process_count() > 1:
@@ -51,4 +60,5 @@ def stop_on_sigterm() -> None:
     def stop(*_):
         raise Stopped("asked to stop: finished checkpoints are kept; run the same command again to go on")
 
-    signal.signal(signal.SIGTERM, stop)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
