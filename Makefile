@@ -47,7 +47,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=load
+	$(BIN)/python -m pytest -m slow --numprocesses=2 --dist=loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

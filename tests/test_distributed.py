@@ -206,6 +206,49 @@ def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data
     _assert_same_run(workdir, layouts[2, 1])
 
 
+def _start_differently(workdir, data_dir, second_workdir=None, **of_the_second):
+    """Two processes of which the second has another command line."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for number, (place, settings) in enumerate([(workdir, {}), (second_workdir or workdir, of_the_second)]):
+        words = tiny.command(place, data_dir, **SETTINGS | settings)
+        words += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}"]
+        log = workdir.with_name(f"{workdir.name}-{number}.log")
+        with log.open("w") as file:
+            process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=file, stderr=file)
+        process.log = log
+        processes.append(process)
+    return processes
+
+
+def test_processes_that_were_started_differently_say_so(tmp_path, data_dir):
+    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, seed=5), timeout=100)
+    assert codes == [1, 1]
+    assert all("process 1 was started with other settings than process 0" in words for words in said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_work_directory_that_not_all_see_is_refused(tmp_path, data_dir):
+    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, tmp_path / "other"), timeout=100)
+    assert codes == [1, 1]
+    assert all("process 1 does not see the" in words for words in said)
+
+
+def test_sigterm_while_a_resumed_run_compiles_is_heard(layouts, tmp_path, data_dir):
+    """Of several processes, that agree on a step: one that lies ahead of where they resume."""
+    workdir = tmp_path / "run"
+    shutil.copytree(layouts[2, 1], workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
+    processes = _start(workdir, data_dir, num_processes=2, checkpoint__every=100)
+    _wait_until(lambda: "compiled the step" in processes[0].log.read_text(), processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, said = _finish(processes)
+    assert codes == [0, 0], said
+    assert all("asked to stop" in words for words in said)
+
+
 def test_another_number_of_processes_is_refused(layouts, data_dir):
     done = tiny.run(tiny.command(layouts[2, 1], data_dir, **SETTINGS))
     assert done.returncode == 1

@@ -9,6 +9,7 @@ As several processes, one a host or an accelerator, with one --workdir that all 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import traceback
 
@@ -138,6 +139,8 @@ def _main(argv: list[str]) -> None:
         run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _MODE.value)
     except Stopped as stopped:
         print(stopped, flush=True)
+        if not stopped.by_all:
+            os._exit(0)  # to leave otherwise is to wait for the other processes
     except UserError as error:
         fail(str(error))
     except FloatingPointError as error:  # of debug.nans; the traceback names the line

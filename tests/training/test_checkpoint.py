@@ -47,6 +47,7 @@ def test_a_damaged_step_is_named_and_trained_again_from_the_one_before(run, trai
     assert [json.loads(line)["loss"] for line in losses[0]] == [json.loads(line)["loss"] for line in losses[1]]
 
 
+@pytest.mark.slow
 def test_a_fit_takes_the_newest_good_step(run, data_dir):
     _flip_a_bit(run / "checkpoints" / "6")
     assert fit_codebook(tiny.config(data_dir), run).step == 4
@@ -63,6 +64,7 @@ def test_a_run_without_a_good_step_changes_nothing(run, data_dir):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_checkpoints_from_before_there_were_manifests_are_used(run, data_dir, caplog):
     for path in run.glob("checkpoints/*/manifest.json"):
         path.unlink()

@@ -24,7 +24,7 @@ def test_asked_to_stop_a_loop_goes_on_to_the_end_of_its_step():
         assert not preemption.reached(1)
         _ask()
         assert preemption.reached(2)
-        raise Stopped
+        raise Stopped("")
 
 
 def test_asked_after_the_last_step_it_stops_all_the_same():

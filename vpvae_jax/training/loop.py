@@ -214,5 +214,7 @@ def _run(program, state, iterator, checkpoints, config, workdir) -> None:
             trace.after_step(step, metrics)
             if is_stopping:
                 checkpoints.wait()
-                raise Stopped(f"asked to stop: saved step {step} of {num_steps}; run the same command again to go on")
+                raise Stopped(
+                    f"asked to stop: saved step {step} of {num_steps}; run the same command again to go on", by_all=True
+                )
         checkpoints.wait()

@@ -13,7 +13,15 @@ class Stopped(BaseException):
     """The run was asked to stop and did; what it had is saved.
 
     No Exception: what passes over a bad record must not pass over it.
+
+    Args:
+        message: for the user.
+        by_all: whether the other processes of the run stop at the same place.
     """
+
+    def __init__(self, message: str, *, by_all: bool = False):
+        super().__init__(message)
+        self.by_all = by_all
 
 
 class Preemption:
