@@ -47,6 +47,24 @@ def test_a_damaged_step_is_named_and_trained_again_from_the_one_before(run, trai
     assert [json.loads(line)["loss"] for line in losses[0]] == [json.loads(line)["loss"] for line in losses[1]]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"loss": "x"}', b'{"loss": NaN', b"\xff\x00", None])
+def test_unreadable_metrics_make_a_damaged_step(tmp_path, content):
+    iterator = iter(grain.MapDataset.range(100).to_iter_dataset())
+    with Checkpoints(tmp_path / "checkpoints", keep_best=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(_state(step), iterator, 1.0)
+    path = tmp_path / "checkpoints" / "2" / "metrics" / "metrics"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with Checkpoints(tmp_path / "checkpoints", keep_best=1) as checkpoints:
+        assert checkpoints.latest_good_step() == 1
+        checkpoints.set_aside(after=1, target=tmp_path / "aside")
+        checkpoints.save(_state(2), iterator, 0.5)
+    assert checkpoints.latest_good_step() == 2
+
+
 @pytest.mark.slow
 def test_a_fit_takes_the_newest_good_step(run, data_dir):
     _flip_a_bit(run / "checkpoints" / "6")

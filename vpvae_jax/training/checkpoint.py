@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import shutil
@@ -54,6 +55,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
+        if distributed.is_first():
+            _put_away_unreadable_metrics(self._directory)
         handlers = {_STATE: ocp.StandardCheckpointHandler(), _DATA: grain.checkpoint.CheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
@@ -233,6 +236,17 @@ class Checkpoints:
             f"a checkpoint could not be written to {self._directory} ({_first_line(error)}): {good}; "
             f"mend the cause (disk full?) and run the same command again"
         )
+
+
+def _put_away_unreadable_metrics(directory: pathlib.Path) -> None:
+    """Orbax reads them before anything can be verified, and stops at what is no JSON; the step counts as damaged."""
+    for path in directory.glob("*/metrics/metrics"):
+        try:
+            is_good = isinstance(json.loads(path.read_bytes()).get("loss"), float)
+        except (ValueError, AttributeError, RecursionError):
+            is_good = False
+        if not is_good:
+            path.rename(path.with_name("unreadable"))
 
 
 def _loss(metrics: dict[str, float]) -> float:
