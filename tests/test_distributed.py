@@ -158,7 +158,7 @@ def _wait_until(is_time, processes, seconds=240):
 
 @pytest.mark.parametrize(("num_processes", "num_asked"), [(1, 1), (2, 1), (2, 2)])
 def test_sigterm_saves_and_ends_well(layouts, tmp_path, data_dir, num_processes, num_asked):
-    """Within 20 s: that of one process is heard by all. The same command then ends where an undisturbed run does."""
+    """Within 30 s: that of one process is heard by all. The same command then ends where an undisturbed run does."""
     workdir = tmp_path / "run"
     start = functools.partial(_start, workdir, data_dir, num_processes=num_processes, checkpoint__every=100)
     processes = start()
@@ -168,7 +168,7 @@ def test_sigterm_saves_and_ends_well(layouts, tmp_path, data_dir, num_processes,
     asked = time.monotonic()
     codes, said = _finish(processes)
     assert codes == [0] * num_processes, said
-    assert time.monotonic() - asked < 20
+    assert time.monotonic() - asked < 30
     assert all("asked to stop: saved step" in words for words in said)
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     assert len(steps) == 1
@@ -224,14 +224,14 @@ def _start_differently(workdir, data_dir, second_workdir=None, **of_the_second):
 
 
 def test_processes_that_were_started_differently_say_so(tmp_path, data_dir):
-    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, seed=5), timeout=100)
+    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, seed=5), timeout=240)
     assert codes == [1, 1]
     assert all("process 1 was started with other settings than process 0" in words for words in said)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_work_directory_that_not_all_see_is_refused(tmp_path, data_dir):
-    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, tmp_path / "other"), timeout=100)
+    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, tmp_path / "other"), timeout=240)
     assert codes == [1, 1]
     assert all("process 1 does not see the" in words for words in said)
 
