@@ -30,7 +30,7 @@ def _check_arguments(words):
     done = tiny.run([sys.executable, "-m", "vpvae_jax.main", *[w for w in words[at + 1 :] if w != "--distributed"]])
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("error: coco/2017"), message
+    assert message.startswith("error: no prepared TFDS data set 'coco/2017'"), message
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
