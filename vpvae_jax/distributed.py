@@ -65,14 +65,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def all_devices() -> list[jax.Device]:
-    """The devices of all processes, those of a process side by side: it reads the rows that lie on them."""
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-
-
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices along one axis, over which batches are cut."""
-    return Mesh(np.array(all_devices() if devices is None else devices), (DATA_AXIS,))
+    """Devices along one axis, over which batches are cut.
+
+    Args:
+        devices: default those of all processes. Those of one process lie side by side: it reads the rows on them.
+    """
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (DATA_AXIS,))
 
 
 def put_rows(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:

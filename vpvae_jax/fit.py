@@ -22,6 +22,7 @@ from vpvae_jax.errors import CheckpointError, ConfigError
 from vpvae_jax.tokenizer import Tokenizer, encode_examples
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
+from vpvae_jax.training.sharding import state_shardings
 
 _LOG = logging.getLogger(__name__)
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
@@ -43,8 +44,8 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
     mesh = distributed.data_mesh()
     everywhere, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(distributed.DATA_AXIS))
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        like = abstract_state(config)
-        state = checkpoints.restore(abstract_state(config, jax.tree.map(lambda _: everywhere, like)), step=step)
+        shardings = state_shardings(abstract_state(config), mesh, shard_params=False)
+        state = checkpoints.restore(abstract_state(config, shardings), step=step)
     params = state.params if state.ema_params is None else state.ema_params
 
     if config.codebook.source == "memory":
