@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vpvae_jax" / "__init__.py"
 
 # Reading recordings (soundfile, soxr), scoring them (pesq, pystoi), fetching the network of a loss (huggingface_hub).
 AUDIO = ["huggingface_hub>=1.0", "pesq>=0.0.4", "pystoi>=0.4.1", "soundfile>=0.13", "soxr>=0.5"]
-TEST = ["chex>=0.1.92", "pytest>=8", "pytest-xdist>=3.6", *AUDIO]
+TEST = ["chex>=0.1.92", "filelock", "hypothesis>=6", "pytest>=8", "pytest-xdist>=3.6", *AUDIO]
 
 setup(
     name="vpvae-jax",

@@ -3,6 +3,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -38,18 +39,30 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """Where `photos` is prepared, once for all tests."""
-    return tmp_path_factory.mktemp("tensorflow_datasets")
+def shared(tmp_path_factory):
+    """A directory of all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    directory.mkdir(exist_ok=True)
+    return directory
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, data_dir):
-    """A finished work directory of the tiny run; not to be changed."""
+def data_dir(shared):
+    """Where `photos` is prepared, once for all tests."""
+    return shared / "tensorflow_datasets"
+
+
+@pytest.fixture(scope="session")
+def trained(shared, data_dir):
+    """A finished work directory of the tiny run, made by the first process that asks; not to be changed."""
     from vpvae_jax import main
 
-    workdir = tmp_path_factory.mktemp("trained")
-    main.run(tiny.config(data_dir), workdir, "train")
+    workdir, is_done = shared / "trained", shared / "trained.done"
+    with filelock.FileLock(shared / "trained.lock"):
+        if not is_done.exists():
+            main.run(tiny.config(data_dir), workdir, "train")
+            is_done.touch()
     return workdir
 
 

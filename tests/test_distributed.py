@@ -11,10 +11,12 @@ import time
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 
 from tests import tiny
+from vpvae_jax.command_line import TRY_AGAIN
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
@@ -24,6 +26,10 @@ NUM_STEPS = 12
 SETTINGS = {
     "train__num_steps": NUM_STEPS,
     "train__batch_size": 8,
+    # Low: Adam moves a parameter by the rate whatever its gradient, even one that is the rounding of sums alone. At the
+    # demo's 2e-3, 1e-7 in the first step grows to 1e-3 in the twelfth, by when single proposals are decided otherwise.
+    "train__learning_rate": 1e-4,
+    "train__final_learning_rate": 1e-5,
     "checkpoint__every": 4,
     "eval__splits": "('test',)",
 }
@@ -37,23 +43,22 @@ def compiled(tmp_path_factory):
         yield
 
 
-def _start(workdir, data_dir, *, num_processes=1, num_devices=1, **overrides):
-    """The processes of a run."""
+def _start(workdir, data_dir, *, num_processes=1, num_devices=1, second=None, **overrides):
+    """The processes of a run; `second` has what is otherwise for the second: a workdir, a home, settings."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
-    words = tiny.command(workdir, data_dir, **SETTINGS | overrides)
-    if num_processes > 1:
-        words += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}"]
     processes = []
     for number in range(num_processes):
-        extra = [f"--process_id={number}"] if num_processes > 1 else []
+        own = {"workdir": workdir, "home": os.environ["HOME"]} | ((second or {}) if number == 1 else {})
+        environment = os.environ | {"XLA_FLAGS": flags.strip(), "HOME": str(own.pop("home"))}
+        words = tiny.command(own.pop("workdir"), data_dir, **SETTINGS | overrides | own)
+        if num_processes > 1:
+            words += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={num_processes}", f"--process_id={number}"]
         log = workdir.with_name(f"{workdir.name}-{number}.log")
         with log.open("w") as file:
-            process = subprocess.Popen(
-                words + extra, cwd=tiny.ROOT, stdout=file, stderr=file, env=os.environ | {"XLA_FLAGS": flags.strip()}
-            )
+            process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=file, stderr=file, env=environment)
         process.log = log
         processes.append(process)
     return processes
@@ -100,26 +105,63 @@ def layouts(tmp_path_factory, data_dir):
     return found
 
 
+def _assert_alike(workdir, other):
+    """Figures of every step to 1e-4, of the norm of the gradient to 2e-3: sums differ in order."""
+    for expected, line in zip(_lines(other), _lines(workdir), strict=True):
+        for name in FIGURES:
+            tolerance = 2e-3 if name == "gradient_norm" else 1e-4
+            assert line[name] == pytest.approx(expected[name], rel=tolerance), (line["step"], name)
+    for name, array in _weights(other).items():
+        if name != "codebook":  # k-means chooses points as its start: see below
+            np.testing.assert_allclose(_weights(workdir)[name], array, atol=1e-5, err_msg=name)
+
+
+def _memory(workdir, data_dir):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.restore(abstract_state(tiny.config(data_dir)), step=8).quantizer_state.memory
+
+
 @pytest.mark.parametrize("layout", [(1, 8), (2, 4), (2, 1)])
 def test_the_run_does_not_depend_on_where_it_runs(layouts, data_dir, layout):
-    """To 2e-3 in the figures of every step and 1e-3 in the latents of the memory: sums differ in order."""
+    """Nor do the latents in its memory, to 1e-4."""
     alone, many = layouts[1, 1], layouts[layout]
     assert len(_lines(many)) == NUM_STEPS
-    for expected, line in zip(_lines(alone), _lines(many), strict=True):
-        for name in FIGURES:
-            assert line[name] == pytest.approx(expected[name], rel=2e-3), (line["step"], name)
-    memories = []
-    for workdir in (alone, many):
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            state = checkpoints.restore(abstract_state(tiny.config(data_dir)), step=8)
-        memories.append(state.quantizer_state.memory)
-    np.testing.assert_allclose(memories[1].samples, memories[0].samples, atol=1e-3)
-    assert int(memories[1].cursor) == int(memories[0].cursor) > 0
-    for name, array in _weights(alone).items():
-        if name != "codebook":  # k-means chooses points as its start: see below
-            np.testing.assert_allclose(_weights(many)[name], array, atol=1e-4, err_msg=name)
-    results = [json.loads((workdir / "eval" / "photos-test.json").read_text()) for workdir in (alone, many)]
-    assert results[1]["psnr_db"] == pytest.approx(results[0]["psnr_db"], abs=0.2)
+    _assert_alike(many, alone)
+    expected, memory = _memory(alone, data_dir), _memory(many, data_dir)
+    np.testing.assert_allclose(memory.samples, expected.samples, atol=1e-4)
+    assert int(memory.cursor) == int(expected.cursor) > 0
+
+
+def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
+    """And gives what one process gives of the same tokenizer: every score, every use of a code, the pictures."""
+    workdir = tmp_path / "run"
+    shutil.copytree(layouts[2, 1], workdir)
+    shutil.rmtree(workdir / "eval")
+    _run(workdir, data_dir, mode="evaluate")
+    expected, found = (
+        json.loads((directory / "eval" / "photos-test.json").read_text()) for directory in (workdir, layouts[2, 1])
+    )
+    assert [example["name"] for example in found["examples"]] == [example["name"] for example in expected["examples"]]
+    assert len(found["examples"]) == 2  # one each
+    for name in ("psnr_db", "ssim", "psnr_db_continuous", "cvu"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    for name in ("num_tokens", "num_examples", "num_skipped", "num_codes_used", "skipped"):
+        assert found[name] == expected[name], name
+    arrays, others = (np.load(directory / "eval" / "photos-test.npz") for directory in (workdir, layouts[2, 1]))
+    assert sorted(arrays) == sorted(others)
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), (2, True)])
+def test_a_run_goes_on_with_other_devices(layouts, tmp_path, data_dir, num_devices, is_cut):
+    """And with parameters cut over them that were whole before."""
+    workdir = tmp_path / "run"
+    shutil.copytree(layouts[1, 1], workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
+    shutil.rmtree(workdir / "tokenizer")
+    _run(workdir, data_dir, num_devices=num_devices, train__shard_params=is_cut)
+    _assert_alike(workdir, layouts[1, 1])
 
 
 @pytest.mark.parametrize("layout", [(1, 8), (2, 1)])
@@ -138,9 +180,7 @@ def test_parameters_cut_over_the_devices_train_alike(layouts, tmp_path, data_dir
     runs = [tmp_path / name for name in ("copied", "cut")]
     for workdir, is_cut in zip(runs, (False, True), strict=True):
         _run(workdir, data_dir, num_devices=4, train__shard_params=is_cut, **wide)
-    for copied, cut in zip(*map(_lines, runs), strict=True):
-        for name in FIGURES:
-            assert cut[name] == pytest.approx(copied[name], rel=2e-3), (cut["step"], name)
+    _assert_alike(runs[1], runs[0])
     needs = [
         float(workdir.with_name(f"{workdir.name}-0.log").read_text().split("arguments ")[1].split(",")[0])
         for workdir in runs
@@ -198,7 +238,7 @@ def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data
     died = time.monotonic()
     codes, said = _finish(processes)
     assert time.monotonic() - died < 90
-    assert codes[1 - killed] not in (0, None)
+    assert codes[1 - killed] in (TRY_AGAIN, -signal.SIGABRT)
     assert "another process of the run has stopped" in said[1 - killed] or "coordination service" in said[1 - killed]
 
     codes, said = _finish(_start(workdir, data_dir, num_processes=2))
@@ -206,34 +246,37 @@ def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data
     _assert_same_run(workdir, layouts[2, 1])
 
 
-def _start_differently(workdir, data_dir, second_workdir=None, **of_the_second):
-    """Two processes of which the second has another command line."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for number, (place, settings) in enumerate([(workdir, {}), (second_workdir or workdir, of_the_second)]):
-        words = tiny.command(place, data_dir, **SETTINGS | settings)
-        words += [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}"]
-        log = workdir.with_name(f"{workdir.name}-{number}.log")
-        with log.open("w") as file:
-            process = subprocess.Popen(words, cwd=tiny.ROOT, stdout=file, stderr=file)
-        process.log = log
-        processes.append(process)
-    return processes
-
-
 def test_processes_that_were_started_differently_say_so(tmp_path, data_dir):
-    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, seed=5), timeout=240)
+    codes, said = _finish(_start(tmp_path / "run", data_dir, num_processes=2, second={"seed": 5}))
     assert codes == [1, 1]
     assert all("process 1 was started with other settings than process 0" in words for words in said)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_work_directory_that_not_all_see_is_refused(tmp_path, data_dir):
-    codes, said = _finish(_start_differently(tmp_path / "run", data_dir, tmp_path / "other"), timeout=240)
+    second = {"workdir": tmp_path / "other"}
+    codes, said = _finish(_start(tmp_path / "run", data_dir, num_processes=2, second=second))
     assert codes == [1, 1]
     assert all("process 1 does not see the" in words for words in said)
+
+
+def test_hosts_with_other_data_say_so(tmp_path, data_dir):
+    """As many files of the same names, one of them with another content on the second host."""
+    for home, level in (("a", 0), ("b", 50)):
+        folder = tmp_path / home / "pictures"
+        folder.mkdir(parents=True)
+        for number in range(6):
+            colour = (10 * number, level if number == 3 else 0, 0)
+            PIL.Image.new("RGB", (64, 64), colour).save(folder / f"{number}.png")
+    data = {"data__source": "folder", "data__path": "~/pictures", "eval__splits": "('validation',)"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path / "a"))
+        processes = _start(
+            tmp_path / "run", data_dir, num_processes=2, second={"home": tmp_path / "b"}, data__name="", **data
+        )
+    codes, said = _finish(processes)
+    assert codes == [1, 1]
+    assert all("process 1 has other training data than process 0" in words for words in said), said
 
 
 def test_sigterm_while_a_resumed_run_compiles_is_heard(layouts, tmp_path, data_dir):

@@ -24,6 +24,7 @@ def _faults(argument):
     return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_buffer_that_is_freed_is_used_again():
     assert _faults("keep") * 10 < _faults("leave")

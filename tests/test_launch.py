@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from vpvae_jax.command_line import TRY_AGAIN
 
 LAUNCH = tiny.ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -105,7 +106,21 @@ class TestJobSet:
         port = container["ports"][0]["containerPort"]
         assert f"--coordinator={name}-{workers['name']}-0-0.{name}:{port}" in container["args"][0]
 
-    @pytest.mark.parametrize(("code", "is_done", "expected"), [(0, True, 0), (0, False, 1), (1, True, 1)])
+    def test_errors_that_starting_again_does_not_mend_end_it(self, jobset):
+        """Exit code 1, and neither a lost peer nor a stop nor a signal; the names are those of JobSet's own API."""
+        (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+        assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+        spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+        (of_pods,) = spec["podFailurePolicy"]["rules"]
+        assert of_pods["action"] == "FailJob"
+        (container,) = spec["template"]["spec"]["containers"]
+        assert of_pods["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [1]}
+        assert spec["backoffLimit"] == 0
+
+    @pytest.mark.parametrize(
+        ("code", "is_done", "expected"),
+        [(0, True, 0), (0, False, 75), (1, True, 1), (75, False, 75), (137, False, 137)],
+    )
     def test_a_pod_succeeds_only_where_the_run_is_done(self, jobset, tmp_path, code, is_done, expected):
         (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
         if is_done:
@@ -140,7 +155,7 @@ class TestJobSet:
             while not (tmp_path / "started").exists():
                 time.sleep(0.01)
             pod.terminate()
-            assert pod.wait(20) == 1
+            assert pod.wait(20) == TRY_AGAIN
             assert (tmp_path / "saved").exists()
         finally:
             pod.kill()

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from absl import flags, logging
 
+TRY_AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: nothing is wrong here, the same command may do
+
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake ends with one line and exit code 1."""
@@ -40,11 +42,11 @@ def quiet_libraries() -> None:
     sys.unraisablehook = _show_unraisable
 
 
-def fail(message: str) -> NoReturn:
-    """End the process with `error: MESSAGE` and exit code 1."""
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the process with `error: MESSAGE` and an exit code."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(1)  # what libraries still hold cannot be written either, and need not be told of again
+    os._exit(code)  # what libraries still hold cannot be written either, and need not be told of again
 
 
 def _show_thread_error(args: threading.ExceptHookArgs) -> None:

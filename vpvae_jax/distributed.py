@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import pathlib
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
+import flax.serialization
 import jax
 import numpy as np
 from jax._src import distributed as runtime  # for a barrier of the runtime's own, which no device has a part in
@@ -18,7 +20,8 @@ from vpvae_jax.errors import ConfigError
 
 DATA_AXIS = "data"
 _HEARTBEAT_SECONDS = 60  # after which a process that went silent is given up
-_PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while the first evaluates
+_PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while others still evaluate or the first writes
+_barriers = itertools.count()  # their names: every process comes to the same ones in the same order
 _TOKEN = ".seen_by_all"  # in the work directory, while the processes look whether it is one
 
 
@@ -93,35 +96,57 @@ def put_copy(tree, sharding):
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here. Leaving by itself, JAX waits for the others for five minutes only."""
+    """Wait until every process has come here, for days: collectives, and leaving, give up after minutes."""
     client = runtime.global_state.client
     if client is not None:
-        client.wait_at_barrier("vpvae_jax: all are done", 1000 * _PATIENCE_SECONDS)
+        client.wait_at_barrier(f"vpvae_jax: {next(_barriers)}", 1000 * _PATIENCE_SECONDS)
 
 
-def check_together(workdir: pathlib.Path, settings: str) -> None:
-    """Raise ConfigError in every process unless all have the same settings and see the same work directory."""
+def gather(value: Any) -> list[Any]:
+    """What each process has, in the order of the processes; every process must call this.
+
+    Args:
+        value: dicts, lists, numbers, strings, None and numpy arrays of any type, nested; of any size.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    wait_for_all()
+    mine = np.frombuffer(flax.serialization.msgpack_serialize(value), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(mine)))
+    # One after the other: the devices hold one part at a time.
+    parts = [
+        multihost_utils.broadcast_one_to_all(
+            np.pad(mine, (0, lengths.max() - len(mine))), is_source=index == jax.process_index()
+        )
+        for index in range(len(lengths))
+    ]
+    return [
+        flax.serialization.msgpack_restore(part[:length].tobytes()) for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def check_same(value: str, complaint: str) -> None:
+    """Raise ConfigError in every process unless all have the same value: `process 1 COMPLAINT`."""
+    values = gather(value)
+    others = [str(index) for index, other in enumerate(values) if other != values[0]]
+    if others:
+        raise ConfigError(f"process {', '.join(others)} {complaint}")
+
+
+def check_same_workdir(workdir: pathlib.Path) -> None:
+    """Raise ConfigError in every process unless all see the work directory of the first, which is made."""
     if jax.process_count() == 1:
         return
-    digest = np.frombuffer(hashlib.sha256(settings.encode()).digest(), np.uint8)
-    digests = multihost_utils.process_allgather(digest)
-    others = [str(index) for index, row in enumerate(digests) if (row != digests[0]).any()]
-    if others:
-        raise ConfigError(
-            f"process {', '.join(others)} was started with other settings than process 0: give all the same command "
-            f"but for --process_id"
-        )
-    token = from_first(secrets.randbits(62))
+    token = from_first(secrets.token_hex())
     path = workdir / _TOKEN
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(token))
-    multihost_utils.sync_global_devices("the work directory is marked")
-    is_seen = path.exists() and path.read_text() == str(token)
-    seen = multihost_utils.process_allgather(np.array([is_seen]))
+        path.write_text(token)
+    wait_for_all()
+    seen = gather(path.exists() and path.read_text() == token)
     if is_first():
         path.unlink()
-    blind = [str(index) for index, row in enumerate(seen) if not row.all()]
+    blind = [str(index) for index, is_seen in enumerate(seen) if not is_seen]
     if blind:
         raise ConfigError(
             f"process {', '.join(blind)} does not see the {workdir} of process 0: name a --workdir on a file system "
@@ -129,8 +154,6 @@ def check_together(workdir: pathlib.Path, settings: str) -> None:
         )
 
 
-def from_first(number: int) -> int:
-    """The number that the first process has."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
+def from_first(value: Any) -> Any:
+    """The value that the first process has."""
+    return gather(value)[0]

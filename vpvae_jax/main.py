@@ -16,7 +16,7 @@ import traceback
 from absl import app, flags
 from ml_collections import config_flags
 
-from vpvae_jax.command_line import fail, parse_flags, quiet_libraries
+from vpvae_jax.command_line import TRY_AGAIN, fail, parse_flags, quiet_libraries
 from vpvae_jax.host_memory import keep_freed_memory
 from vpvae_jax.xla_flags import set_cpu_flags
 
@@ -43,7 +43,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, f
 
 
 def run(config, workdir: pathlib.Path, mode: str) -> None:
-    """Do one mode in a work directory. Of several processes all train and fit, the first evaluates and writes.
+    """Do one mode in a work directory. Of several processes all work, each on its share; the first one writes.
 
     Args:
         config: a ConfigDict, or None for the one that the work directory was trained with (not for `train`).
@@ -61,6 +61,7 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     from vpvae_jax.evaluation.report import write_report
     from vpvae_jax.evaluation.results import read_results, table
     from vpvae_jax.fit import fit_codebook
+    from vpvae_jax.tokenizer import Tokenizer
     from vpvae_jax.training.loop import train
     from vpvae_jax.training.preemption import stop_on_sigterm
 
@@ -68,7 +69,11 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         raise ConfigError("no config: expected --config=configs/photos.py or another file with get_config()")
     if config is None:
         config = layout.read_config(workdir)
-    distributed.check_together(workdir, json.dumps([mode, config.to_dict()], sort_keys=True, default=str))
+    distributed.check_same(
+        json.dumps([mode, config.to_dict()], sort_keys=True, default=str),
+        "was started with other settings than process 0: give all the same command but for --process_id",
+    )
+    distributed.check_same_workdir(workdir)
     build.check_config(config)
     build.build_quantizer(config)
     build.build_schedule(config)
@@ -88,8 +93,10 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         tokenizer = fit_codebook(config, workdir)
         if distributed.is_first():
             tokenizer.save(workdir / layout.TOKENIZER)
-    if distributed.is_first() and mode in ("train", "evaluate"):
-        _evaluate(config, workdir)
+    elif mode == "evaluate":
+        tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
+    if mode in ("train", "evaluate"):
+        _evaluate(config, tokenizer, workdir)
     if distributed.is_first() and mode in ("train", "report"):
         pictures = write_report(workdir)
         print(f"\n{table(read_results(workdir), build.modality_of(config).figures)}\n")
@@ -98,21 +105,20 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     distributed.wait_for_all()
 
 
-def _evaluate(config, workdir: pathlib.Path) -> None:
-    from vpvae_jax import build
-    from vpvae_jax import workdir as layout
+def _evaluate(config, tokenizer, workdir: pathlib.Path) -> None:
+    from vpvae_jax import build, distributed
     from vpvae_jax.evaluation.evaluate import evaluate
     from vpvae_jax.evaluation.results import write_results
     from vpvae_jax.machine import machine
-    from vpvae_jax.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
     for split in config.eval.splits:
         name = f"{build.dataset_name(config)}-{split}"
         examples = build.examples(config, split)
         scorer = build.build_scorer(config)
         results, counts, kept = evaluate(tokenizer, examples, scorer, name=name, num_kept=config.eval.num_pictures)
-        print(write_results(workdir, name, results | {"machine": machine(), "config": config.to_dict()}, counts, kept))
+        if distributed.is_first():
+            results |= {"machine": machine(), "config": config.to_dict()}
+            print(write_results(workdir, name, results, counts, kept))
 
 
 def _main(argv: list[str]) -> None:
@@ -159,7 +165,8 @@ def _main(argv: list[str]) -> None:
         reason = str(error).strip().splitlines()[0][:200]
         fail(
             f"another process of the run has stopped or cannot be reached ({reason}): "
-            f"start all of them again with the same commands to go on from the last checkpoint"
+            f"start all of them again with the same commands to go on from the last checkpoint",
+            TRY_AGAIN,
         )
 
 

@@ -62,7 +62,8 @@ class Tokenizer:
         self.codebook_size = quantizer.codebook_size
         self.modality = build.modality_of(config)
         self.stride = self.modality.stride(config)
-        self._weights = {"network": params, "codebook": codebook}
+        # Whole on one device of this process, wherever they were made.
+        self._weights = jax.device_put(jax.tree.map(np.asarray, {"network": params, "codebook": codebook}))
 
         def to_latents(weights, examples):
             return encode_examples(network, quantizer, self.modality.to_signal, weights["network"], examples)

@@ -117,12 +117,14 @@ def test_results_and_runs_need_two_directories(tmp_path, data_dir):
         compare(comparison(data_dir), tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_config_that_changes_under_way_is_noticed(tmp_path, data_dir):
     made = comparison(data_dir)
     ((_, outcome),) = grid.do_runs(made, [grid.Job(grid.list_runs(made)[0], "another hash")], tmp_path, 1)
     assert "photos.py has changed since the comparison started" in str(outcome)
 
 
+@pytest.mark.slow
 def test_a_run_that_still_goes_on_is_left_alone(tmp_path, data_dir):
     made = comparison(data_dir)
     (run,) = grid.list_runs(made)
@@ -173,6 +175,7 @@ def test_what_is_recorded_is_what_the_files_ask_for(monkeypatch, name, results):
         assert row["settings"] == grid.settings_hash(grid.run_config(made, run)), run.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, {"curve_seeds": (), "refit_methods": ("vp",)}])
 def test_curves_and_refits_that_were_not_made_are_asked_for(tmp_path, data_dir, values):
     made = comparison(data_dir, **values)

@@ -53,6 +53,7 @@ def test_report_draws_every_figure(tmp_path):
     assert all(path.stat().st_size > 0 for path in paths)
 
 
+@pytest.mark.slow
 def test_ablations_have_a_table_of_their_own(tmp_path):
     record(tmp_path, "runs", [row("vp", 0, 25.0), row("vp_auto", 0, 24.0)])
     report.write_report(
@@ -81,10 +82,12 @@ def test_rate_is_bits_of_an_index_over_the_pixels_of_a_token():
 
 
 class TestOutputDistribution:
+    @pytest.mark.slow
     def test_fsq_gives_its_codes_alone(self):
         outputs = uniform_outputs(fsq((4,)), jax.random.key(0), 10_000)
         assert set(np.round(outputs, 5)) == {-1.0, -0.5, 0.0, 0.5}
 
+    @pytest.mark.slow
     def test_fsp_stays_uniform(self):
         outputs = uniform_outputs(fsp((4,), quantize_rate=0.0), jax.random.key(0), 100_000)
         counts = np.histogram(outputs, 8, range=(-np.sqrt(3), np.sqrt(3)))[0]

@@ -272,10 +272,22 @@ class TestDamagedImages:
         decoded = decoder(0, [Record("a.jpg", encoded.replace(long_integer, text))])
         assert decoded is not None or decoder.unreadable[0].startswith("a.jpg: ")
 
-    def test_nothing_readable_ends_evaluation_with_an_error(self):
-        records = [Record(f"{i}.png", b"bad") for i in range(3)]
-        with pytest.raises(DataError, match="none of the 3 images can be read"):
-            list(eval_images(records, ImageDecoder(), crop=8))
+
+def test_processes_share_what_is_evaluated():
+    records = plain_records(5)
+    records[1] = Record("bad.png", b"bad")
+    decoders = [ImageDecoder() for _ in range(3)]
+    shares = [
+        [name for name, _ in eval_images(records, decoder, crop=8, process=Process(index, 3))]
+        for index, decoder in enumerate(decoders)
+    ]
+    assert [name for share in shares for name in share] == [
+        name for name, _ in eval_images(records, ImageDecoder(), crop=8)
+    ]
+    assert [len(share) for share in shares] == [1, 1, 2]
+    assert [list(decoder.unreadable) for decoder in decoders] == [[], [1], []]
+    assert Process(2, 8).share(3) == range(0, 1)
+    assert [len(Process(index, 8).share(3)) for index in range(8)] == [0, 0, 1, 0, 0, 1, 0, 1]
 
 
 class TestSmallImages:

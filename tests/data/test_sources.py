@@ -336,6 +336,7 @@ class TestPhotos:
         assert len(before) == 3
 
 
+@pytest.mark.slow
 def test_photos_prepared_by_several_processes_at_once(tmp_path):
     code = "import sys; from vpvae_jax.data.sources import tfds_source; print(len(tfds_source(*sys.argv[1:])))"
     words = [sys.executable, "-c", code, "photos", "train", tmp_path]

@@ -124,6 +124,7 @@ class TestDataSet:
         assert {record.encoded for record in source} == {record.encoded for record in from_tfds}
 
 
+@pytest.mark.slow
 def test_speech_prepared_by_several_processes_at_once(tmp_path):
     code = (
         "import sys; from vpvae_jax.data.sources import tfds_source; print(len(tfds_source(*sys.argv[1:], 'speech')))"

@@ -9,7 +9,7 @@ import skimage.metrics
 
 from vpvae_jax.data.images import ImageDecoder, eval_images
 from vpvae_jax.data.sources import Record
-from vpvae_jax.errors import CheckpointError
+from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.evaluation.evaluate import evaluate
 from vpvae_jax.modalities import Examples
 from vpvae_jax.models.lpips import load_lpips
@@ -38,7 +38,7 @@ def _records(sizes):
     return records
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, lpips_file):
     records = _records([(32, 32)] * 4)
     scorer = ImageScorer(lpips_file if batch_size > 1 else "")
@@ -72,6 +72,7 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, 
     np.testing.assert_array_equal(pictures[1].quantized, decoded[1])
 
 
+@pytest.mark.slow
 def test_whole_images_of_several_sizes(tokenizer):
     results, counts, pictures = evaluate(
         tokenizer, _examples(_records([(33, 40), (24, 25)]), 0), ImageScorer(), name="x", num_kept=2
@@ -89,6 +90,12 @@ def test_unreadable_images_are_counted_and_do_not_enter_the_mean(tokenizer):
     assert mixed["num_skipped"] == 2
     assert [skipped["record"] for skipped in mixed["skipped"]] == [0, 2]
     assert mixed["psnr_db"] == clean["psnr_db"]
+
+
+def test_nothing_readable(tokenizer):
+    records = [Record(f"{i}.png", b"bad") for i in range(3)]
+    with pytest.raises(DataError, match="none of the 3 images can be read"):
+        evaluate(tokenizer, _examples(records, 32), ImageScorer(), name="x")
 
 
 def test_a_damaged_tokenizer_is_named(trained, tmp_path):

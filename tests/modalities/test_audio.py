@@ -8,23 +8,20 @@ from tests.golden import make_whisper
 from tests.modalities import tiny_speech
 from vpvae_jax import build, losses
 from vpvae_jax.errors import ConfigError, DataError
-from vpvae_jax.fit import fit_codebook
 from vpvae_jax.modalities.audio import build_loss
 from vpvae_jax.models.whisper import load_whisper, log_mel
 from vpvae_jax.tokenizer import Tokenizer
-from vpvae_jax.training.loop import train
+from vpvae_jax.training.loop import new_state
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """Trained for two steps on the recordings of the package."""
-    workdir = tmp_path_factory.mktemp("speech")
+def tokenizer():
+    """Of an untrained network; tests/test_main_speech.py trains one."""
     config = tiny_speech.config()
     build.check_config(config)
     build.check_data(config)
-    train(config, workdir)
-    fit_codebook(config, workdir).save(workdir / "tokenizer")
-    return Tokenizer.load(workdir / "tokenizer")
+    codebook = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    return Tokenizer(config, new_state(config).params["network"], codebook, 0)
 
 
 @pytest.mark.parametrize("samples", [1, 96, 97, 3000])
@@ -55,7 +52,10 @@ def test_nothing_is_compiled_for_another_length(tokenizer, caplog):
             tokenizer.decode(tokenizer.encode(np.full((1, samples), 0.1, np.float32)))
         return [record for record in caplog.records if "Compiling" in record.message]
 
-    tokenizer = Tokenizer(tokenizer.config, *tokenizer._weights.values(), 0)  # that has not seen a recording yet
+    weights = tokenizer._weights
+    tokenizer = Tokenizer(
+        tokenizer.config, weights["network"], weights["codebook"], 0
+    )  # that has not seen a recording yet
     assert compiled(20_000)
     assert not any(compiled(samples) for samples in (20_096, 20_200, 31_000))
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from tests.golden import make_inception, make_lpips
-from vpvae_jax import build
+from vpvae_jax import build, distributed
 from vpvae_jax.errors import ConfigError, DataError
 from vpvae_jax.evaluation.results import table
 from vpvae_jax.modalities.images import IMAGES
@@ -84,7 +84,7 @@ def test_scorer_reads_its_weights_at_once(data_dir):
 
 @pytest.mark.slow
 def test_rfid_is_of_all_images_together(tmp_path):
-    """Against the features' moments taken by hand; what is scored in two batches is scored as one."""
+    """Against the features' moments taken by hand; two batches, or two processes, count as one."""
     shapes = inception_shapes()
     path = tmp_path / "inception.safetensors"
     write_params(from_torch(make_inception.state(make_inception.torch_shapes(shapes))), shapes, path)
@@ -92,7 +92,7 @@ def test_rfid_is_of_all_images_together(tmp_path):
     scorer = ImageScorer(inception_weights=str(path))
     for part in (slice(0, 2), slice(2, 4)):
         scorer.add(list("ab"), x[part], x[part], y[part])
-    means, examples = scorer.results()
+    means, examples = scorer.results(distributed.gather)
     network, params = load_inception(path)
     features = [np.asarray(network.apply({"params": params}, image / 127.5 - 1), np.float64) for image in (x, y)]
     difference = np.square(features[0].mean(axis=0) - features[1].mean(axis=0)).sum()
@@ -101,9 +101,17 @@ def test_rfid_is_of_all_images_together(tmp_path):
     assert means["rfid"] == pytest.approx(difference + sum(np.square(r).sum() for r in roots) - 2 * cross, rel=1e-3)
     assert means["rfid_continuous"] == pytest.approx(0.0, abs=1e-3)
     assert "rfid" not in examples[0]
+    shares = [ImageScorer(inception_weights=str(path)) for _ in range(2)]
+    for scorer, part in zip(shares, (slice(0, 3), slice(3, 4)), strict=True):
+        scorer.add(list("abc")[: len(x[part])], x[part], x[part], y[part])
+    second: list = []
+    shares[1].results(lambda value: second.append(value) or [value])
+    together, of_each = shares[0].results(lambda value: [value, second.pop(0)])
+    assert together["rfid"] == pytest.approx(means["rfid"], rel=1e-6)
+    assert len(of_each) == 4
     alone = ImageScorer(inception_weights=str(path))
     alone.add(["a"], x[:1], x[:1], y[:1])
-    assert alone.results()[0]["rfid"] is None
+    assert alone.results(distributed.gather)[0]["rfid"] is None
 
 
 def test_table_says_what_was_not_scored(lpips_file):
@@ -112,7 +120,7 @@ def test_table_says_what_was_not_scored(lpips_file):
     for weights in ("", lpips_file):
         scorer = ImageScorer(weights)
         scorer.add(list("abcd"), x, x, y)
-        means, _ = scorer.results()
+        means, _ = scorer.results(distributed.gather)
         counts = {"cvu": 0.5, "num_examples": 4, "num_codes_used": 2, "codebook_size": 4, "num_skipped": 0}
         tables.append(table({"photos-test": means | counts}, IMAGES.figures))
     without, scored = tables

@@ -46,6 +46,7 @@ def test_features(weights, expected):
     assert np.std(expected["features"]) > 1
 
 
+@pytest.mark.slow
 def test_live(state, weights):
     pytest.importorskip("pytorch_fid")
     live = make_inception.reference_features(state, make_inception.images())
@@ -59,6 +60,7 @@ def test_size_is_the_published_one():
     assert sum(np.prod(shape) for name, shape in shapes.items() if name.endswith("kernel")) == 21_751_136
 
 
+@pytest.mark.slow
 def test_every_width_goes_through(weights):
     network, params = load_inception(weights)
     image = jax.ShapeDtypeStruct((2, 64, 80, 3), np.float32)
@@ -83,6 +85,7 @@ def test_other_files(tmp_path, state, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_writing_tensors_of_another_shape(tmp_path, state):
     tensors = from_torch(state)
     tensors["Conv2d_1a_3x3.conv.bias"] = np.ones(3)

@@ -147,7 +147,8 @@ def test_attention_is_the_softmax_over_its_window_and_the_one_before(length):
     distance = window + np.arange(window)[:, None] - np.arange(2 * window)
     bias = jnp.where(distance >= 0, bias, -1e9)
     module = LocalAttention(num_heads, head_dim)
-    params = module.init(jax.random.key(3), x, bias)["params"]
+    params = jax.tree.map(np.asarray, jax.jit(module.init)(jax.random.key(3), x, bias)["params"])
+    x = np.asarray(x)
     h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     query, key, value = np.split(np.asarray(h[0] @ params["qkv"]["kernel"]).reshape(length, 3, 2, 4), 3, axis=1)
     expected = np.zeros((length, num_heads, head_dim))
@@ -160,7 +161,7 @@ def test_attention_is_the_softmax_over_its_window_and_the_one_before(length):
             weights = np.exp(scores) / np.exp(scores).sum()
             expected[q, head] = weights @ value[seen, 0, head]
     expected = expected.reshape(length, -1) @ params["out"]["kernel"]
-    np.testing.assert_allclose(module.apply({"params": params}, x, bias)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(module.apply)({"params": params}, x, bias)[0], expected, atol=1e-5)
 
 
 def test_attention_is_causal_and_reaches_one_window_back():

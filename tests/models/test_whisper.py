@@ -124,6 +124,7 @@ class TestEncoder:
         count = sum(leaf.size for leaf in jax.tree.leaves(variables))
         assert count == sum(tensor.size for tensor in make_whisper.weights(4, 384).values()) == 7_632_384
 
+    @pytest.mark.slow
     def test_bfloat16_is_near(self, mels, save):
         encoder, params = load_whisper(save(make_whisper.weights(*SMALL)))
         mel = mels["short"][:, :400]
@@ -132,6 +133,7 @@ class TestEncoder:
         assert found.dtype == jnp.bfloat16
         assert float(jnp.abs(found - expected).mean()) < 0.02 * float(jnp.abs(expected).mean())
 
+    @pytest.mark.slow
     def test_loss_pulls_a_waveform_towards_its_target(self, save):
         """One small step against the gradient makes the loss smaller; nothing on the way is not finite."""
         encoder, params = load_whisper(save(make_whisper.weights(1, 64)))

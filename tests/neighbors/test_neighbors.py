@@ -309,6 +309,7 @@ def test_one_trace_per_shape():
     assert traces == [(7, 3), (8, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot be bound to one core here")
 def test_steps_on_one_core_do_not_wait_for_themselves():
     """JAX copies an array that starts at no 64-byte boundary in its only thread and may run the step there as well."""

@@ -3,7 +3,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 
+
+@pytest.mark.slow
 def test_searches_with_queries_sharded_over_eight_devices():
     code = textwrap.dedent("""
         import functools

@@ -27,7 +27,9 @@ def assert_exact(samples, queries, ranks=RANKS):
     np.testing.assert_allclose(tiles.neighbor_distances(samples, queries, ranks), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("dim", range(1, 17))
+@pytest.mark.parametrize(
+    "dim", [pytest.param(dim, marks=[] if dim in (1, 2, 3, 8, 16) else pytest.mark.slow) for dim in range(1, 17)]
+)
 def test_every_dimension(small_tiles, dim):
     assert_exact(draw(600, dim), draw(37, dim, seed=1))
 
@@ -39,6 +41,7 @@ def test_numbers_of_samples_that_no_tile_divides(small_tiles, num_samples):
         assert_exact(draw(num_samples, 3) + shift, draw(11, 3, seed=1) + shift)
 
 
+@pytest.mark.slow
 def test_repeated_collinear_and_tied_samples(small_tiles):
     line = jnp.arange(200.0)[:, None] * jnp.array([[1.0, 2.0, -1.0]])
     grid = jnp.stack(jnp.meshgrid(*[jnp.arange(6.0)] * 3), axis=-1).reshape(-1, 3)
@@ -59,6 +62,7 @@ def test_a_query_that_is_not_finite_gets_nan_and_spoils_no_other(small_tiles):
     np.testing.assert_array_equal(found[6:], expected[6:])
 
 
+@pytest.mark.slow
 def test_most_samples_are_never_looked_at(monkeypatch):
     """The rounds that 65,536 samples take, from a search that is allowed as many rounds as it wants."""
     samples, queries = draw(65_536, 4), draw(200, 4, seed=1)
@@ -94,6 +98,7 @@ def test_the_whole_matrix_of_distances_never_exists():
     assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * 4 * 100_000 * 2_000
 
 
+@pytest.mark.slow
 def test_vmap_over_memories(small_tiles):
     samples, queries = draw(3 * 200, 2).reshape(3, 200, 2), draw(3 * 7, 2, seed=1).reshape(3, 7, 2)
     found = jax.vmap(lambda s, q: tiles.neighbor_distances(s, q, RANKS))(samples, queries)

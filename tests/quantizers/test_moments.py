@@ -61,6 +61,7 @@ class TestDistanceFromUniform:
         assert abs(np.corrcoef(tent.T)[0, 1]) < 0.1
         assert self.mean_distance(tent) > 10 * abs(self.mean_distance(u))
 
+    @pytest.mark.slow
     def test_descending_it_spreads_the_latents(self):
         u = 0.5 + 0.1 * jax.random.normal(jax.random.key(0), (256, 2))
         step = jax.jit(lambda key, u: u - 5.0 * jax.grad(moments.distance_from_uniform, 1)(key, u))
@@ -69,6 +70,7 @@ class TestDistanceFromUniform:
             u = jnp.clip(step(jax.random.key(i), u), 0, 1)
         assert self.mean_distance(u) < 0.05 * start
 
+    @pytest.mark.slow
     def test_cost_is_bounded(self):
         u = jax.random.uniform(jax.random.key(0), (3000, 2))
         assert (jax.grad(moments.distance_from_uniform, 1)(jax.random.key(1), u) != 0).any(axis=1).sum() == 1024

@@ -1,10 +1,12 @@
 """What is left for people to listen to."""
 
 import numpy as np
+import pytest
 import scipy.io.wavfile
 
-from vpvae_jax.scoring.audio import WAVEFORMS, show_audio
+from vpvae_jax.scoring.audio import WAVEFORMS, AudioScorer, show_audio
 from vpvae_jax.scoring.base import Shown
+from vpvae_jax.scoring.scores import Scored
 
 ROWS = ("original", "continuous", "quantized")
 
@@ -30,3 +32,27 @@ def test_each_example_has_files_of_its_own_whatever_its_name(tmp_path):
             expected = waveform[ROWS.index(file.stem.rpartition("-")[2])]
             np.testing.assert_allclose(found[files.index(file)] / 32767, expected, atol=1 / 32767)
     assert any("голос.wav" in file.name for file in files)
+
+
+def test_scores_of_two_processes_are_those_of_one():
+    """What a metric could not score is in the list of all."""
+    scored = [
+        Scored("a", {"stoi": 0.5, "pesq_wb": 2.0}, {}),
+        Scored("silence", {"stoi": 0.1}, {"pesq_wb": "no speech"}),
+        Scored("c", {"stoi": 0.9, "pesq_wb": 3.0}, {}),
+    ]
+
+    def results(share, gather):
+        with AudioScorer() as scorer:
+            scorer._pool.results = lambda: iter(share)
+            return scorer.results(gather)
+
+    second: list = []
+    results(scored[1:], lambda value: second.append(value) or [value])
+    together = results(scored[:1], lambda value: [value, *second])
+    assert together == results(scored, lambda value: [value])
+    means, examples = together
+    assert means["stoi"] == pytest.approx(0.5)
+    assert (means["pesq_wb"], means["num_scored_pesq_wb"]) == (2.5, 2)
+    assert means["unscored"] == [{"name": "silence", "metric": "pesq_wb", "reason": "no speech"}]
+    assert [example["name"] for example in examples] == ["a", "silence", "c"]

@@ -135,6 +135,7 @@ def test_a_killed_process_costs_nothing(lone_worker):
     assert worker not in process_ids()
 
 
+@pytest.mark.slow
 def test_an_utterance_that_kills_every_process_fails_alone(lone_worker):
     pool, _ = lone_worker
     pool.submit("before", SPEECH, {"": SPEECH})
@@ -148,6 +149,7 @@ def test_an_utterance_that_kills_every_process_fails_alone(lone_worker):
     assert set(deadly.failures.values()) == {"the scoring process died 2 times, last with exit code -11"}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_starts_costs_nothing_once_another_has_begun(lone_worker, monkeypatch):
     pool, worker = lone_worker
     before = process_ids()

@@ -33,6 +33,7 @@ def run(trained, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_damaged_step_is_named_and_trained_again_from_the_one_before(run, trained, data_dir, caplog):
     name = _flip_a_bit(run / "checkpoints" / "6")
     with caplog.at_level(logging.WARNING):

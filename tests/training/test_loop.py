@@ -15,13 +15,19 @@ from vpvae_jax.errors import TrainingDivergedError
 from vpvae_jax.training import loop, progress
 
 
-def test_memory_and_compile_time_are_printed_before_the_run(tmp_path, data_dir, capsys, monkeypatch):
+@pytest.fixture(scope="module")
+def program():
+    return loop.compile_program(tiny.config(""))
+
+
+def test_memory_and_compile_time_are_printed_before_the_run(tmp_path, data_dir, capsys, monkeypatch, program):
     def run(program, *arguments):
         assert isinstance(program.step, jax.stages.Compiled)  # takes these shapes alone: nothing can compile again
         printed.append(capsys.readouterr().out)
 
     printed = []
     monkeypatch.setattr(loop, "_run", run)
+    monkeypatch.setattr(loop, "compile_program", lambda config: program)
     loop.train(tiny.config(data_dir), tmp_path)
     assert re.fullmatch(
         r"compiled the step in \d+\.\d s; by XLA's analysis it needs \S+ GiB a device "
@@ -48,9 +54,8 @@ def test_a_backend_without_an_analysis_is_named():
     assert loop.memory_need(compiled) == "XLA's cpu backend does not tell how much memory it needs"
 
 
-def test_the_program_donates_the_state():
+def test_the_program_donates_the_state(program):
     config = tiny.config("")
-    program = loop.compile_program(config)
     state = jax.device_put(loop.new_state(config), program.state_sharding)
     images = np.zeros((config.train.batch_size, config.data.crop, config.data.crop, 3), np.uint8)
     new_state, _ = program.step(state, program.frozen, jax.device_put(images, program.batch_sharding))

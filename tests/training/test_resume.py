@@ -69,6 +69,7 @@ def undisturbed(tmp_path_factory, data_dir):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir, undisturbed):
     words = tiny.command(tmp_path, data_dir, **STEPS)
     assert _kill_when(words, lambda: _num_logged(tmp_path) >= 11)

@@ -128,7 +128,7 @@ def train_clips(
 
 
 def eval_clips(
-    source: Sequence[Record], decoder: AudioDecoder, *, max_samples: int = 0
+    source: Sequence[Record], decoder: AudioDecoder, *, max_samples: int = 0, process: Process = ALONE
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and `(samples,)` float32 waveform of each readable recording, in the order of the source.
 
@@ -136,11 +136,12 @@ def eval_clips(
         source: records.
         decoder: decodes and counts what cannot be read.
         max_samples: what is kept of the beginning of a longer recording; 0 for all.
+        process: which share of the source is read here.
 
     Raises:
-        DataError: no readable recording, or a package of the extra `audio` is missing.
+        DataError: a package of the extra `audio` is missing.
     """
-    for name, waveform in readable(source, decoder):
+    for name, waveform in readable(source, decoder, process):
         yield name, waveform[: max_samples or None]
 
 

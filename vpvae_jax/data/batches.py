@@ -26,6 +26,10 @@ class Process:
     index: int  # 0..count - 1
     count: int
 
+    def share(self, num: int) -> range:
+        """Which of so many things are this process' own: those of all processes are all, in order."""
+        return range(num * self.index // self.count, num * (self.index + 1) // self.count)
+
 
 ALONE = Process(0, 1)
 
@@ -122,7 +126,7 @@ def train_stream(
         decoded = decoder(int(order_of(epoch)[place]), source)
         if decoded is None:
             if len(decoder.unreadable) >= len(source):
-                raise _none_readable(source, decoder)
+                raise none_readable(len(source), decoder.nouns)
             return None
         return augment(*decoded, rng)
 
@@ -149,21 +153,14 @@ class _Rows:
         return self._stream[batch * self._batch_size + self._first + row]
 
 
-def readable(source: Sequence[Record], decoder: Decoder) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and array of each readable record, in the order of the source.
-
-    Raises:
-        DataError: at the end, if there was none.
-    """
-    num_readable = 0
-    for index in range(len(source)):
+def readable(source: Sequence[Record], decoder: Decoder, process: Process = ALONE) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and array of each readable record, in the order of the source; of several processes, of its share."""
+    for index in process.share(len(source)):
         decoded = decoder(index, source)
         if decoded is not None:
-            num_readable += 1
             yield decoded
-    if num_readable == 0:
-        raise _none_readable(source, decoder)
 
 
-def _none_readable(source: Sequence[Record], decoder: Decoder) -> DataError:
-    return DataError(f"none of the {len(source)} {decoder.nouns} can be read: see the warnings above")
+def none_readable(num: int, nouns: str) -> DataError:
+    """What to raise where nothing can be read."""
+    return DataError(f"none of the {num} {nouns} can be read: see the warnings above")

@@ -101,7 +101,13 @@ def train_batches(
 
 
 def eval_images(
-    source: Sequence[Record], decoder: ImageDecoder, *, crop: int, multiple: int = 1, min_side: int = SSIM_WINDOW
+    source: Sequence[Record],
+    decoder: ImageDecoder,
+    *,
+    crop: int,
+    multiple: int = 1,
+    min_side: int = SSIM_WINDOW,
+    process: Process = ALONE,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and central `(crop, crop, 3)` uint8 crop of each readable image, in the order of the source.
 
@@ -111,11 +117,12 @@ def eval_images(
         crop: side of the square crop in pixels; 0 for the whole image, less what its sides exceed a multiple by.
         multiple: what the sides of a whole image are cut down to a multiple of.
         min_side: of a whole image, pixels, for the figures of merit.
+        process: which share of the source is read here.
 
     Raises:
-        DataError: an image smaller than the crop or the smallest side, or no readable image at all.
+        DataError: an image smaller than the crop or the smallest side.
     """
-    for name, image in readable(source, decoder):
+    for name, image in readable(source, decoder, process):
         _check_crop(name, image.shape[1], image.shape[0], crop or multiple * -(-min_side // multiple))
         height, width = (crop or side - side % multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2

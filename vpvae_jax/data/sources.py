@@ -23,6 +23,7 @@ AUDIO_KEYS = ("speech", "voice", "audio")  # librispeech, common_voice, most oth
 _IMAGE_KEY = "image"
 _IMAGE_NAME_KEYS = ("name", "file_name", "image/filename")
 _NOUNS: dict[tuple[str, ...], str] = {IMAGE_SUFFIXES: "image", AUDIO_SUFFIXES: "recording"}
+_NUM_COMPARED = 16  # records whose contents stand for all
 _HOLDOUT_EVERY = 20  # of a folder without split subfolders, each 20th file is for validation
 
 
@@ -101,6 +102,19 @@ class TfdsSource(Sequence):
         return Record(
             name.decode() if isinstance(name, bytes) and name else f"{self._split}[{index}]", example[self._key]
         )
+
+
+def fingerprint(source: FolderSource | TfdsSource) -> str:
+    """What hosts that read parts of one stream must have in common: `identity`, names and contents of some records."""
+    digest = hashlib.sha256(source.identity().encode())
+    for index in range(0, len(source), max(1, len(source) // _NUM_COMPARED)):
+        try:
+            name, encoded = source[index]
+        except Exception as error:  # a damaged record, of which the readers have their own errors
+            name, encoded = type(error).__name__, b""
+        digest.update(name.encode())
+        digest.update(encoded if isinstance(encoded, bytes) else np.ascontiguousarray(encoded).tobytes())
+    return digest.hexdigest()
 
 
 def folder_source(path: str, split: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> FolderSource:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vpvae_jax import metrics
+from vpvae_jax import distributed, metrics
+from vpvae_jax.data.batches import none_readable
 from vpvae_jax.evaluation.results import Reconstruction
 from vpvae_jax.modalities import Examples
 from vpvae_jax.scoring.base import Scorer
@@ -20,7 +21,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], np.ndarray, list[Reconstruction]]:
     """Reconstruct every example and score it as it is stored: pixels of 8 bits, waveforms within [-1, 1].
 
-    Figures of merit are means over examples; usage is counted over all tokens.
+    Figures of merit are means over examples; usage is counted over all tokens. Of several processes each goes through
+    its share, and all return the figures of all.
 
     Args:
         tokenizer: what is scored.
@@ -41,8 +43,10 @@ def evaluate(
     """
     modality = tokenizer.modality
     counts = np.zeros(tokenizer.codebook_size, np.int64)
+    num_examples = 0
     kept: list[Reconstruction] = []
-    bar = tqdm.tqdm(total=examples.total, unit=modality.unit, desc=f"evaluating {name}")
+    total = len(distributed.this_process().share(examples.total))
+    bar = tqdm.tqdm(total=total, unit=modality.unit, desc=f"evaluating {name}", disable=not distributed.is_first())
     with scorer:
         while batch := list(itertools.islice(examples.items, examples.batch_size)):
             original = np.stack([example for _, example in batch])
@@ -56,12 +60,26 @@ def evaluate(
             )
             scorer.add([example_name for example_name, _ in batch], original, continuous, quantized)
             counts += np.bincount(np.asarray(indices)[: len(batch)].ravel(), minlength=len(counts))
-            for parts in zip(original, continuous, quantized, strict=True):
+            num_examples += len(batch)
+            for rows in zip(original, continuous, quantized, strict=True):
                 if len(kept) < num_kept:
-                    kept.append(Reconstruction(*parts))
+                    kept.append(Reconstruction(*rows))
             bar.update(len(batch))
         bar.close()
-        means, scores = scorer.results()
+        parts = distributed.gather(
+            {
+                "num_examples": num_examples,
+                "counts": counts,
+                "kept": [list(each) for each in kept],
+                "unreadable": [list(item) for item in sorted(examples.unreadable.items())],
+            }
+        )
+        if not any(part["num_examples"] for part in parts):
+            raise none_readable(examples.total, f"{modality.unit}s")
+        means, scores = scorer.results(distributed.gather)
+    counts = np.sum([part["counts"] for part in parts], axis=0)
+    kept = [Reconstruction(*each) for part in parts for each in part["kept"]][:num_kept]
+    unreadable = [record for part in parts for record in part["unreadable"]]
     results = means | {
         "cvu": metrics.cvu(counts),
         f"bits_per_{modality.rate_unit}": modality.rate(tokenizer.config, tokenizer.codebook_size),
@@ -69,8 +87,8 @@ def evaluate(
         "num_codes_used": int((counts > 0).sum()),
         "num_tokens": int(counts.sum()),
         "num_examples": len(scores),
-        "num_skipped": len(examples.unreadable),
-        "skipped": [{"record": record, "reason": reason} for record, reason in sorted(examples.unreadable.items())],
+        "num_skipped": len(unreadable),
+        "skipped": [{"record": record, "reason": reason} for record, reason in unreadable],
         "step": tokenizer.step,
         "examples": scores,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,6 +28,20 @@ class Moments:
         self.num += len(features)
         self._sum += features.sum(axis=0)
         self._products += features.T @ features
+
+    def sums(self) -> dict[str, Any]:
+        """What was added up, for another process to `total`."""
+        return {"num": self.num, "sum": self._sum, "products": self._products}
+
+    @classmethod
+    def total(cls, parts: Iterable[dict[str, Any]]) -> Moments:
+        """Moments of all that several have taken in."""
+        moments = cls()
+        for part in parts:
+            moments.num += part["num"]
+            moments._sum += part["sum"]
+            moments._products += part["products"]
+        return moments
 
     def mean(self) -> np.ndarray:
         """`(num_features,)`."""

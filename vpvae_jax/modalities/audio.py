@@ -186,7 +186,7 @@ def check_data(config: ml_collections.ConfigDict, source: FolderSource | TfdsSou
 def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSource) -> Examples:
     """Whole recordings at their own level, or what `data.eval_crop` leaves of them."""
     decoder = AudioDecoder(sample_rate=config.data.sample_rate, min_samples=stride(config))
-    items = eval_clips(source, decoder, max_samples=config.data.eval_crop)
+    items = eval_clips(source, decoder, max_samples=config.data.eval_crop, process=this_process())
     return Examples(items, len(source), decoder.unreadable, batch_size=1)
 
 

@@ -24,10 +24,10 @@ class Loss(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What an evaluation goes through."""
+    """What an evaluation goes through; of several processes, each its share."""
 
     items: Iterator[tuple[str, np.ndarray]]  # name and example as stored
-    total: int  # records, readable or not
+    total: int  # records of the source, readable or not
     unreadable: Mapping[int, str]  # by index of the record, filled while `items` is gone through
     batch_size: int  # at a time; 1 where shapes differ
 

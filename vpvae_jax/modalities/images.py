@@ -149,7 +149,14 @@ def examples(config: ml_collections.ConfigDict, source: FolderSource | TfdsSourc
     """Central crops, or whole images less what their sides exceed a multiple of the stride by."""
     decoder = ImageDecoder(config.data.resize)
     min_side = max(SSIM_WINDOW, MIN_SIDE if config.eval.lpips_weights else 0)
-    items = eval_images(source, decoder, crop=config.data.eval_crop, multiple=stride(config), min_side=min_side)
+    items = eval_images(
+        source,
+        decoder,
+        crop=config.data.eval_crop,
+        multiple=stride(config),
+        min_side=min_side,
+        process=this_process(),
+    )
     return Examples(items, len(source), decoder.unreadable, config.eval.batch_size)
 
 

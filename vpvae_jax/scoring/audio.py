@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.figure
@@ -13,7 +14,7 @@ import scipy.io.wavfile  # type: ignore[import-untyped]
 
 from vpvae_jax.scoring.base import Shown, label
 from vpvae_jax.scoring.pool import ScoringPool
-from vpvae_jax.scoring.scores import summarise
+from vpvae_jax.scoring.scores import Scored, summarise
 from vpvae_jax.waveform import SAMPLE_RATE
 
 SPECTROGRAMS = "spectrograms.png"
@@ -41,9 +42,10 @@ class AudioScorer:
         for i, name in enumerate(names):
             self._pool.submit(name, original[i], {"": quantized[i], "_continuous": continuous[i]})
 
-    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def results(self, gather: Callable[[Any], list[Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Means as `summarise` gives them, and the scores of each."""
-        scored = list(self._pool.results())
+        own = [each._asdict() for each in self._pool.results()]
+        scored = [Scored(**each) for part in gather(own) for each in part]
         return summarise(scored), [{"name": each.name} | each.scores for each in scored]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -37,5 +37,9 @@ class Scorer(AbstractContextManager, Protocol):
     def add(self, names: list[str], original: np.ndarray, continuous: np.ndarray, quantized: np.ndarray) -> None:
         """Score a batch, `(n, ...)` in stored form each."""
 
-    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Means over all examples, None for one that nothing could be scored by, and `name` and scores of each."""
+    def results(self, gather: Callable[[Any], list[Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Means over all examples, None for one that nothing could be scored by, and `name` and scores of each.
+
+        Args:
+            gather: from what this process has to what each has, such as `distributed.gather`.
+        """

@@ -59,15 +59,17 @@ class ImageScorer:
             each = {key: min(float(values[i]), MAX_DB) for key, values in scores.items()}
             self._examples.append({"name": name} | each)
 
-    def results(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def results(self, gather: Callable[[Any], list[Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Means over images and, of all together, rFID (None of a single one); and the scores of each."""
-        keys = [key for key in self._examples[0] if key != "name"]
-        means: dict[str, Any] = {key: float(np.mean([example[key] for example in self._examples])) for key in keys}
+        examples = [example for part in gather(self._examples) for example in part]
+        keys = [key for key in examples[0] if key != "name"]
+        means: dict[str, Any] = {key: float(np.mean([example[key] for example in examples])) for key in keys}
         if self._features is not None:
+            moments = {kind: metrics.Moments.total(gather(m.sums())) for kind, m in self._moments.items()}
             for kind in ("", "_continuous"):
-                pair = self._moments[kind], self._moments["original"]
+                pair = moments[kind], moments["original"]
                 means[f"rfid{kind}"] = metrics.frechet_distance(*pair) if pair[0].num > 1 else None
-        return means, self._examples
+        return means, examples
 
 
 def show_images(directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
