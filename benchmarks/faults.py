@@ -337,10 +337,62 @@ def records(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "corrupt records", "a block of array_record", campaign.outcome(workdir, process.returncode, last)
 
 
+SPEECH = {
+    "data.crop": 1920, "data.cache_mib": 64, "model.feature_dim": 16, "model.encoder_widths": (4, 4, 8, 8),
+    "model.encoder_depths": (0, 0, 1, 1), "model.decoder_widths": (8, 8, 4, 4, 4), "model.decoder_depths": (1, 1, 0, 0),
+    "model.attention_window": 20, "model.num_heads": 2, "model.window": 1920, "model.context": 480,
+    "quantizer.codebook_size": 16, "quantizer.latent_dim": 3, "codebook.crop": 1920, "codebook.max_latents": 2048,
+    "train.num_steps": 2, "train.batch_size": 4, "train.warmup_steps": 0, "eval.num_pictures": 0,
+    "eval.splits": ("test",),
+}  # fmt: skip
+
+
+def workers(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Processes that score speech are killed during an evaluation; data are read by threads, which die in `kills`."""
+    workdir = campaign.root / "speech"
+    words = [sys.executable, "-m", "vpvae_jax.main", f"--workdir={workdir}", "--config=configs/speech.py"]
+    words += [f"--config.{key}={value}" for key, value in (SPEECH | {"data.data_dir": campaign.root / "data"}).items()]
+    subprocess.run(words, cwd=ROOT, capture_output=True, check=True)
+    (path,) = (workdir / "eval").glob("*.json")
+    expected = json.loads(path.read_text())
+    for number in range(6):
+        path.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [*words, "--mode=evaluate"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        seen: set[int] = set()
+        while process.poll() is None and not (seen := _scoring_processes(process.pid)):
+            time.sleep(0.001)
+        time.sleep(campaign.rng.uniform(0, 8))  # while it starts, or while it scores
+        victims = sorted(_scoring_processes(process.pid) or seen)
+        for victim in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        was_running = process.poll() is None
+        _, said = process.communicate(timeout=600)
+        said = (said.strip().splitlines() or [""])[-1]
+        if process.returncode == 0:
+            outcome = "same scores" if json.loads(path.read_text()) == expected else "DIFFERENT"
+        else:
+            outcome = campaign.outcome(workdir, process.returncode, said)
+        if was_running:
+            yield "scoring process killed", f"{len(victims)} at once, evaluation {number}", outcome
+
+
+def _scoring_processes(parent: int) -> set[int]:
+    found = set()
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            its_parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if its_parent == str(parent) and b"spawn_main" in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
+
+
 CASES: dict[str, Callable[[Campaign], Iterator[tuple[str, str, str]]]] = {
-    case.__name__: case for case in (kills, sigterm, disks, clock, values, records, damage)
+    case.__name__: case for case in (kills, sigterm, workers, disks, clock, values, records, damage)
 }
-_GOOD = ("same", "refused", "finished", "2 left out and counted", "left out and named")
+_GOOD = ("same", "same scores", "refused", "finished", "2 left out and counted", "left out and named")
 
 
 def table(lines: list[dict]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vpvae_jax import distributed
@@ -118,7 +117,7 @@ class Checkpoints:
                     shutil.rmtree(place, ignore_errors=True)
                     shutil.move(self._directory / str(step), place)
                     _LOG.warning("going on from step %d; what is left of step %d lies in %s", after, step, place)
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        distributed.wait_for_all()
         self._known.clear()
         self._manager.reload()
 
