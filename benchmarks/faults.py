@@ -360,23 +360,22 @@ def workers(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         process = subprocess.Popen(
             [*words, "--mode=evaluate"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
-        seen: set[int] = set()
-        while process.poll() is None and not (seen := _scoring_processes(process.pid)):
+        while process.poll() is None and not _scoring_processes(process.pid):
             time.sleep(0.001)
-        time.sleep(campaign.rng.uniform(0, 8))  # while it starts, or while it scores
-        victims = sorted(_scoring_processes(process.pid) or seen)
-        for victim in victims:
+        time.sleep(campaign.rng.uniform(0, 6))  # while they start, or while they score
+        num_killed = 0
+        for victim in _scoring_processes(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-        was_running = process.poll() is None
+                num_killed += 1
         _, said = process.communicate(timeout=600)
         said = (said.strip().splitlines() or [""])[-1]
         if process.returncode == 0:
             outcome = "same scores" if json.loads(path.read_text()) == expected else "DIFFERENT"
         else:
             outcome = campaign.outcome(workdir, process.returncode, said)
-        if was_running:
-            yield "scoring process killed", f"{len(victims)} at once, evaluation {number}", outcome
+        if num_killed:
+            yield "scoring process killed", f"{num_killed} at once, evaluation {number}", outcome
 
 
 def _scoring_processes(parent: int) -> set[int]:

@@ -27,6 +27,6 @@ if [[ -n $DRY_RUN ]]; then
 fi
 "${command[@]}"
 # Ended well but not done: SIGTERM came, 120 s before the time was up. An error does not come here.
-if [[ ! -d $WORKDIR/tokenizer ]]; then
+if [[ ! -f $WORKDIR/done.json ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import jax
@@ -16,6 +17,7 @@ import pytest
 import safetensors.numpy
 
 from tests import tiny
+from vpvae_jax import distributed
 from vpvae_jax.command_line import TRY_AGAIN
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
@@ -43,11 +45,15 @@ def compiled(tmp_path_factory):
         yield
 
 
-def _start(workdir, data_dir, *, num_processes=1, num_devices=1, second=None, **overrides):
-    """The processes of a run; `second` has what is otherwise for the second: a workdir, a home, settings."""
+def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def _start(workdir, data_dir, *, num_processes=1, num_devices=1, second=None, **overrides):
+    """The processes of a run; `second` has what is otherwise for the second: a workdir, a home, settings."""
+    port = _free_port()
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
     processes = []
     for number in range(num_processes):
@@ -133,24 +139,38 @@ def test_the_run_does_not_depend_on_where_it_runs(layouts, data_dir, layout):
 
 
 def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
-    """And gives what one process gives of the same tokenizer: every score, every use of a code, the pictures."""
-    workdir = tmp_path / "run"
-    shutil.copytree(layouts[2, 1], workdir)
-    shutil.rmtree(workdir / "eval")
-    _run(workdir, data_dir, mode="evaluate")
-    expected, found = (
-        json.loads((directory / "eval" / "photos-test.json").read_text()) for directory in (workdir, layouts[2, 1])
-    )
-    assert [example["name"] for example in found["examples"]] == [example["name"] for example in expected["examples"]]
-    assert len(found["examples"]) == 2  # one each
+    """And gives what one process gives: every score, every use of a code, the pictures, what cannot be read.
+
+    Of four processes the first finds nothing that it can read.
+    """
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        PIL.Image.fromarray(pixels).resize((64, 64), PIL.Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    (folder / "0.png").write_bytes(b"no picture")
+    data = {"data__source": "folder", "data__path": folder, "data__name": "", "eval__splits": "('all',)"}
+    results, arrays = [], []
+    for num_processes in (1, 4):
+        workdir = tmp_path / f"by-{num_processes}"
+        shutil.copytree(layouts[1, 1], workdir)
+        _run(workdir, data_dir, mode="evaluate", num_processes=num_processes, eval__num_pictures=3, **data)
+        results.append(json.loads((workdir / "eval" / "pictures-all.json").read_text()))
+        arrays.append(dict(np.load(workdir / "eval" / "pictures-all.npz")))
+    expected, found = results
+    assert [example["name"] for example in found["examples"]] == [f"{number}.png" for number in range(1, 5)]
     for name in ("psnr_db", "ssim", "psnr_db_continuous", "cvu"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    for example, other in zip(found["examples"], expected["examples"], strict=True):
+        assert example == pytest.approx(other, rel=1e-5)
     for name in ("num_tokens", "num_examples", "num_skipped", "num_codes_used", "skipped"):
         assert found[name] == expected[name], name
-    arrays, others = (np.load(directory / "eval" / "photos-test.npz") for directory in (workdir, layouts[2, 1]))
-    assert sorted(arrays) == sorted(others)
-    for name in arrays:
-        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+    assert found["num_skipped"] == 1
+    assert arrays[0].keys() == arrays[1].keys()
+    assert "quantized_2" in arrays[0]
+    for name in arrays[0]:
+        np.testing.assert_array_equal(arrays[1][name], arrays[0][name], err_msg=name)
 
 
 @pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), (2, True)])
@@ -228,22 +248,78 @@ def test_sigterm_before_there_is_anything_to_save(tmp_path, data_dir):
     assert "asked to stop" in said[0]
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data_dir, killed):
-    """Within 90 s. Then the same command goes on."""
+@pytest.mark.parametrize(("killed", "moment"), [(0, "a step"), (1, "a save")])
+def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data_dir, killed, moment):
+    """Within 90 s, and not as an error of theirs. Then the same command goes on."""
     workdir = tmp_path / "run"
     processes = _start(workdir, data_dir, num_processes=2)
-    _wait_until(lambda: len(_lines(workdir)) >= 6, processes)
+    is_time = {
+        "a step": lambda: len(_lines(workdir)) >= 6,
+        "a save": lambda: any((workdir / "checkpoints").glob("*tmp*")),
+    }
+    _wait_until(is_time[moment], processes)
     processes[killed].kill()
     died = time.monotonic()
     codes, said = _finish(processes)
     assert time.monotonic() - died < 90
-    assert codes[1 - killed] in (TRY_AGAIN, -signal.SIGABRT)
+    assert codes[1 - killed] in (TRY_AGAIN, -signal.SIGABRT), said  # JAX's own client aborts where it sees it first
     assert "another process of the run has stopped" in said[1 - killed] or "coordination service" in said[1 - killed]
 
     codes, said = _finish(_start(workdir, data_dir, num_processes=2))
     assert not any(codes), said
     _assert_same_run(workdir, layouts[2, 1])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: NCCL operation ncclAllReduce failed: remote process exited"), True),
+        (ValueError("INTERNAL: Gloo all-reduce failed"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), False),
+        (jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes"), False),
+        (ValueError("fewer latents than codes"), False),
+    ],
+)
+def test_errors_of_a_lost_peer_are_told_from_those_of_the_process(monkeypatch, error, is_lost):
+    assert not distributed.lost_peer(error)  # alone there is no peer
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert bool(distributed.lost_peer(error)) == is_lost
+    outer = RuntimeError("a checkpoint could not be written")
+    outer.__cause__ = error
+    assert bool(distributed.lost_peer(outer)) == is_lost
+
+
+_GATHER = """
+import sys, numpy as np
+from vpvae_jax import distributed
+
+number, port = int(sys.argv[1]), sys.argv[2]
+distributed.join(f"127.0.0.1:{port}", 3, number)
+
+def value(k):
+    arrays = {"f": np.full((3 * k, 2), 1 / 3), "i": np.arange(k) + 2**50}
+    return {"list": [1 / 3 + k, None, 2**40 + k, f"no text \\udcff {k}"], "empty": [], **arrays}
+
+found = distributed.gather(value(number))
+assert len(found) == 3
+for k, part in enumerate(found):
+    expected = value(k)
+    assert part["list"] == expected["list"] and part["empty"] == []
+    for name in "fi":
+        assert part[name].dtype == expected[name].dtype and np.array_equal(part[name], expected[name]), name
+assert distributed.from_first([number]) == [0]
+distributed.wait_for_all()
+"""
+
+
+def test_what_is_gathered_is_what_each_has():
+    """To the bit, whatever its length and type."""
+    port = str(_free_port())
+    words = [[sys.executable, "-c", _GATHER, str(number), port] for number in range(3)]
+    processes = [subprocess.Popen(word, cwd=tiny.ROOT, stderr=subprocess.PIPE, text=True) for word in words]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
 
 
 def test_processes_that_were_started_differently_say_so(tmp_path, data_dir):
@@ -276,7 +352,7 @@ def test_hosts_with_other_data_say_so(tmp_path, data_dir):
         )
     codes, said = _finish(processes)
     assert codes == [1, 1]
-    assert all("process 1 has other training data than process 0" in words for words in said), said
+    assert all("process 1 has other data than process 0" in words for words in said), said
 
 
 def test_sigterm_while_a_resumed_run_compiles_is_heard(layouts, tmp_path, data_dir):

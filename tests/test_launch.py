@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from vpvae_jax import workdir as layout
 from vpvae_jax.command_line import TRY_AGAIN
 
 LAUNCH = tiny.ROOT / "launch"
@@ -111,7 +112,8 @@ class TestJobSet:
         (rule,) = jobset["spec"]["failurePolicy"]["rules"]
         assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
         spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
-        (of_pods,) = spec["podFailurePolicy"]["rules"]
+        evicted, of_pods = spec["podFailurePolicy"]["rules"]
+        assert evicted == {"action": "Count", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
         assert of_pods["action"] == "FailJob"
         (container,) = spec["template"]["spec"]["containers"]
         assert of_pods["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [1]}
@@ -124,7 +126,7 @@ class TestJobSet:
     def test_a_pod_succeeds_only_where_the_run_is_done(self, jobset, tmp_path, code, is_done, expected):
         (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
         if is_done:
-            (tmp_path / "tokenizer").mkdir()
+            (tmp_path / layout.DONE).touch()
         python = tmp_path / "python3"
         python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > {tmp_path}/arguments\nexit {code}\n')
         python.chmod(0o755)

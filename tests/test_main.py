@@ -46,6 +46,7 @@ def test_train_leaves_everything_that_is_promised(trained):
         "eval/photos-test.json",
         "eval/photos-validation.json",
         "tokenizer/weights.safetensors",
+        "done.json",
     ):
         assert (trained / name).stat().st_size > 0, name
     assert list((trained / "tensorboard").glob("events.*"))

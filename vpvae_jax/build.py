@@ -18,6 +18,7 @@ import optax
 
 from vpvae_jax.config_arguments import with_types
 from vpvae_jax.data.sources import FolderSource, TfdsSource
+from vpvae_jax.distributed import check_same_data
 from vpvae_jax.errors import ConfigError
 from vpvae_jax.modalities import MODALITIES, Examples, Modality
 from vpvae_jax.models.autoencoder import Autoencoder
@@ -212,8 +213,10 @@ def build_batches(
 
 
 def examples(config: ml_collections.ConfigDict, split: str) -> Examples:
-    """What an evaluation of a split goes through."""
-    return modality_of(config).examples(config, build_source(config, split))
+    """What an evaluation of a split goes through; of several processes, each its share of the same records."""
+    source = build_source(config, split)
+    check_same_data(source)
+    return modality_of(config).examples(config, source)
 
 
 def build_scorer(config: ml_collections.ConfigDict) -> Scorer:

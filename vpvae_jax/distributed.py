@@ -16,12 +16,17 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from vpvae_jax.data.batches import Process
+from vpvae_jax.data.sources import FolderSource, TfdsSource, fingerprint
 from vpvae_jax.errors import ConfigError
 
 DATA_AXIS = "data"
 _HEARTBEAT_SECONDS = 60  # after which a process that went silent is given up
 _PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while others still evaluate or the first writes
 _barriers = itertools.count()  # their names: every process comes to the same ones in the same order
+_ANY = "surrogateescape"
+# What a runtime error of this process' own begins with, and what tells of another process in any error.
+_OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "FAILED_PRECONDITION: Buffer")
+_SIGNS_OF_PEERS = ("Gloo", "oordination service", "heartbeat", "Barrier")
 _TOKEN = ".seen_by_all"  # in the work directory, while the processes look whether it is one
 
 
@@ -103,26 +108,68 @@ def wait_for_all() -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process has, in the order of the processes; every process must call this.
+    """What each process has, in the order of the processes; every process must call this, and holds all of it.
 
     Args:
-        value: dicts, lists, numbers, strings, None and numpy arrays of any type, nested; of any size.
+        value: dicts, lists, numbers, strings, None and numpy arrays, nested; less than 2 GiB.
     """
     if jax.process_count() == 1:
         return [value]
     wait_for_all()
-    mine = np.frombuffer(flax.serialization.msgpack_serialize(value), np.uint8)
-    lengths = multihost_utils.process_allgather(np.int32(len(mine)))
-    # One after the other: the devices hold one part at a time.
-    parts = [
-        multihost_utils.broadcast_one_to_all(
-            np.pad(mine, (0, lengths.max() - len(mine))), is_source=index == jax.process_index()
+    mine = _to_bytes(value)
+    return [_from_bytes(_broadcast(mine, source)) for source in range(jax.process_count())]
+
+
+def from_first(value: Any) -> Any:
+    """The value that the first process has; see `gather`."""
+    if jax.process_count() == 1:
+        return value
+    wait_for_all()
+    return _from_bytes(_broadcast(_to_bytes(value), 0))
+
+
+def _broadcast(mine: np.ndarray, source: int) -> np.ndarray:
+    is_source = source == jax.process_index()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(mine)), is_source))
+    size = 1 << max(0, length - 1).bit_length()  # few sizes, for each is compiled
+    rows = np.zeros(size, np.uint8)
+    if is_source:
+        rows[:length] = mine
+    return multihost_utils.broadcast_one_to_all(rows, is_source)[:length]
+
+
+def _to_bytes(value: Any) -> np.ndarray:
+    # Names of files may be no text.
+    encoded = jax.tree.map(lambda leaf: leaf.encode("utf-8", _ANY) if isinstance(leaf, str) else leaf, value)
+    return np.frombuffer(flax.serialization.msgpack_serialize(encoded), np.uint8)
+
+
+def _from_bytes(content: np.ndarray) -> Any:
+    value = flax.serialization.msgpack_restore(content.tobytes())
+    return jax.tree.map(lambda leaf: leaf.decode("utf-8", _ANY) if isinstance(leaf, bytes) else leaf, value)
+
+
+def lost_peer(error: BaseException) -> str:
+    """In one line how an error says that another process has stopped or cannot be reached, empty if it does not."""
+    if jax.process_count() == 1:
+        return ""
+    cause: BaseException | None = error
+    while cause is not None:
+        words = str(cause)
+        is_of_runtime = isinstance(cause, jax.errors.JaxRuntimeError) and not words.startswith(_OF_ITS_OWN)
+        if is_of_runtime or any(sign in words for sign in _SIGNS_OF_PEERS):
+            return words.strip().splitlines()[0][:200]
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
+def check_same_data(source: FolderSource | TfdsSource) -> None:
+    """Raise ConfigError in every process unless all read the same records, as far as a sample of them tells."""
+    if jax.process_count() > 1:
+        check_same(
+            fingerprint(source),
+            "has other data than process 0: give all hosts the same files, or data on a file system that all mount",
         )
-        for index in range(len(lengths))
-    ]
-    return [
-        flax.serialization.msgpack_restore(part[:length].tobytes()) for part, length in zip(parts, lengths, strict=True)
-    ]
 
 
 def check_same(value: str, complaint: str) -> None:
@@ -152,8 +199,3 @@ def check_same_workdir(workdir: pathlib.Path) -> None:
             f"process {', '.join(blind)} does not see the {workdir} of process 0: name a --workdir on a file system "
             f"that all hosts mount"
         )
-
-
-def from_first(value: Any) -> Any:
-    """The value that the first process has."""
-    return gather(value)[0]

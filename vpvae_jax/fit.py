@@ -70,6 +70,8 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
         with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
             codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
     except ValueError as error:
+        if distributed.lost_peer(error):
+            raise
         raise ConfigError(str(error)) from error
     num_distinct = len(np.unique(quantizer.decode(codebook, jnp.arange(quantizer.codebook_size)), axis=0))
     if num_distinct < quantizer.codebook_size:
@@ -87,6 +89,7 @@ def _encode_training_set(encode, config: ml_collections.ConfigDict, num_devices:
     A set so small that one crop an example would not give as many is gone through several times, with other crops.
     """
     source = build.build_source(config, config.data.train_split)
+    distributed.check_same_data(source)
     tokens = functools.partial(build.modality_of(config).tokens, config)
     tokens_per_crop = tokens(config.codebook.crop)
     max_latents = config.codebook.max_latents

@@ -86,9 +86,11 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         with build.build_scorer(config):
             pass  # what its figures need is there
         workdir.mkdir(parents=True, exist_ok=True)
+        if distributed.is_first():
+            (workdir / layout.DONE).unlink(missing_ok=True)
         with jax.debug_nans(config.debug.nans):
             train(config, workdir)
-        stop_on_sigterm()
+    stop_on_sigterm()
     if mode in ("train", "fit_codebook"):
         tokenizer = fit_codebook(config, workdir)
         if distributed.is_first():
@@ -102,6 +104,8 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         print(f"\n{table(read_results(workdir), build.modality_of(config).figures)}\n")
         for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
             print(path)
+        if mode == "train":
+            layout.write_json(workdir / layout.DONE, {"step": tokenizer.step})
     distributed.wait_for_all()
 
 
@@ -131,8 +135,6 @@ def _main(argv: list[str]) -> None:
     is_distributed = _DISTRIBUTED.value or any(
         flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
     )
-    import jax
-
     from vpvae_jax import distributed
     from vpvae_jax.errors import UserError
     from vpvae_jax.training.preemption import Stopped, stop_on_sigterm
@@ -157,17 +159,16 @@ def _main(argv: list[str]) -> None:
     except OSError as error:
         fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
     except Exception as error:
+        if reason := distributed.lost_peer(error):
+            fail(
+                f"another process of the run has stopped or cannot be reached ({reason}): "
+                f"start all of them again with the same commands to go on from the last checkpoint",
+                TRY_AGAIN,
+            )
         if not is_distributed:
             raise
-        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):
-            traceback.print_exc()
-            fail(f"{type(error).__name__}: {error}")  # leaving otherwise waits for the others
-        reason = str(error).strip().splitlines()[0][:200]
-        fail(
-            f"another process of the run has stopped or cannot be reached ({reason}): "
-            f"start all of them again with the same commands to go on from the last checkpoint",
-            TRY_AGAIN,
-        )
+        traceback.print_exc()
+        fail(f"{type(error).__name__}: {error}")  # leaving otherwise waits for the others
 
 
 if __name__ == "__main__":

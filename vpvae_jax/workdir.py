@@ -22,6 +22,7 @@ PROFILE = "profile"
 TENSORBOARD = "tensorboard"
 TOKENIZER = "tokenizer"
 EVAL = "eval"
+DONE = "done.json"  # there once a training has come to its report, for scripts that start it again
 
 # Keys that do not change what is trained: they may differ from run to run in one work directory.
 _FREE_IN_TRAINING = (

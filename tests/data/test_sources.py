@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vpvae_jax.data import photos
-from vpvae_jax.data.sources import folder_source, tfds_source
+from vpvae_jax.data.sources import fingerprint, folder_source, tfds_source
 from vpvae_jax.errors import DataError
 
 
@@ -37,6 +38,21 @@ def names_of(source):
 
 
 class TestFolderSource:
+    def test_identity_is_of_names_and_fingerprint_of_contents_as_well(self, tmp_path):
+        """The first and each further of at most 31 records are compared; a name may be no text."""
+        write_images(tmp_path, [f"{number:02}.png" for number in range(40)])
+        source = folder_source(str(tmp_path), "all")
+        identity, before = source.identity(), fingerprint(source)
+        assert fingerprint(folder_source(str(tmp_path), "all")) == before
+        (tmp_path / "02.png").write_bytes(encoded_image(99))
+        assert source.identity() == identity
+        assert fingerprint(source) != before
+        (tmp_path / "00.png").rename(tmp_path / "01b.png")
+        renamed = folder_source(str(tmp_path), "all")
+        assert renamed.identity() != identity
+        os.rename(tmp_path / "02.png", os.fsencode(tmp_path) + b"/\xff.png")
+        assert fingerprint(folder_source(str(tmp_path), "all")) != fingerprint(renamed)
+
     def test_finds_every_image_format_at_any_depth_and_nothing_else(self, tmp_path):
         images = ["b/c/4.webp", "a.jpg", "b/2.jpeg", "b/3.png", "b/c/5.JPG", "b/c/6.PNG", "7.Webp"]
         write_images(tmp_path, images)

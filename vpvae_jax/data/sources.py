@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
@@ -46,7 +47,7 @@ class FolderSource(Sequence):
     def identity(self) -> str:
         """What a resumed run must find again: number and names of the files."""
         names = "\n".join(str(file.relative_to(self._root)) for file in self._files)
-        return f"{len(self)} files, names {hashlib.sha256(names.encode()).hexdigest()[:16]}"
+        return f"{len(self)} files, names {hashlib.sha256(os.fsencode(names)).hexdigest()[:16]}"
 
     def open(self, index: int) -> BinaryIO:
         """The file, to look at its header without reading all of it."""
@@ -112,7 +113,7 @@ def fingerprint(source: FolderSource | TfdsSource) -> str:
             name, encoded = source[index]
         except Exception as error:  # a damaged record, of which the readers have their own errors
             name, encoded = type(error).__name__, b""
-        digest.update(name.encode())
+        digest.update(os.fsencode(name))
         digest.update(encoded if isinstance(encoded, bytes) else np.ascontiguousarray(encoded).tobytes())
     return digest.hexdigest()
 

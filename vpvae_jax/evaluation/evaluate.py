@@ -22,7 +22,7 @@ def evaluate(
     """Reconstruct every example and score it as it is stored: pixels of 8 bits, waveforms within [-1, 1].
 
     Figures of merit are means over examples; usage is counted over all tokens. Of several processes each goes through
-    its share, and all return the figures of all.
+    its share, and all return the figures of all: every process must call this.
 
     Args:
         tokenizer: what is scored.
@@ -66,19 +66,20 @@ def evaluate(
                     kept.append(Reconstruction(*rows))
             bar.update(len(batch))
         bar.close()
-        parts = distributed.gather(
-            {
-                "num_examples": num_examples,
-                "counts": counts,
-                "kept": [list(each) for each in kept],
-                "unreadable": [list(item) for item in sorted(examples.unreadable.items())],
-            }
-        )
-        if not any(part["num_examples"] for part in parts):
+        nums = distributed.gather(num_examples)
+        if not sum(nums):
             raise none_readable(examples.total, f"{modality.unit}s")
         means, scores = scorer.results(distributed.gather)
+    num_before = sum(nums[: distributed.this_process().index])
+    parts = distributed.gather(
+        {
+            "counts": counts,
+            "kept": [list(each) for each in kept[: max(0, num_kept - num_before)]],
+            "unreadable": [list(item) for item in sorted(examples.unreadable.items())],
+        }
+    )
     counts = np.sum([part["counts"] for part in parts], axis=0)
-    kept = [Reconstruction(*each) for part in parts for each in part["kept"]][:num_kept]
+    kept = [Reconstruction(*each) for part in parts for each in part["kept"]]
     unreadable = [record for part in parts for record in part["unreadable"]]
     results = means | {
         "cvu": metrics.cvu(counts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,9 +34,9 @@ class Moments:
         return {"num": self.num, "sum": self._sum, "products": self._products}
 
     @classmethod
-    def total(cls, parts: Iterable[dict[str, Any]]) -> Moments:
+    def total(cls, parts: Sequence[dict[str, Any]]) -> Moments:
         """Moments of all that several have taken in."""
-        moments = cls()
+        moments = cls(len(parts[0]["sum"]))
         for part in parts:
             moments.num += part["num"]
             moments._sum += part["sum"]

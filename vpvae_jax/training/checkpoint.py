@@ -138,6 +138,8 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items, metrics=None if loss is None else {"loss": loss})
         except Exception as error:
+            if distributed.lost_peer(error):
+                raise
             raise self._write_error(error) from error
 
     def wait(self) -> None:
@@ -145,6 +147,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
+            if distributed.lost_peer(error):
+                raise
             raise self._write_error(error) from error
 
     def restore(
@@ -182,6 +186,8 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:
+            if distributed.lost_peer(error):
+                raise
             raise CheckpointError(
                 f"the checkpoint {self._directory / str(step)} cannot be read with this config ({_first_line(error)}): "
                 f"it is as it was written, so use the config and the version that wrote it"

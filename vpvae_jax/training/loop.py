@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 from vpvae_jax import build, distributed
 from vpvae_jax import workdir as layout
-from vpvae_jax.data.sources import fingerprint
 from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.preemption import Preemption, Stopped
@@ -51,12 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         UserError: a setting, the data, the disk or a loss that is not finite; what was checkpointed stays.
     """
     source = build.build_source(config, config.data.train_split)
-    if jax.process_count() > 1:
-        distributed.check_same(
-            fingerprint(source),
-            "has other training data than process 0: give all hosts the same files, or a data set on a file system "
-            "that all mount",
-        )
+    distributed.check_same_data(source)
     iterator = build.build_batches(
         config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
     )
