@@ -9,7 +9,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=TERM@120
+#SBATCH --signal=TERM@300
 set -euo pipefail
 
 CONFIG=${CONFIG:-configs/coco.py:quantizer=vp,codebook_size=16384}
@@ -26,7 +26,7 @@ if [[ -n $DRY_RUN ]]; then
     exit
 fi
 "${command[@]}"
-# Ended well but not done: SIGTERM came, 120 s before the time was up. An error does not come here.
+# Ended well but not done: SIGTERM came, 300 s before the time was up. An error does not come here.
 if [[ ! -f $WORKDIR/done.json ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

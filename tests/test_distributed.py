@@ -250,7 +250,7 @@ def test_sigterm_before_there_is_anything_to_save(tmp_path, data_dir):
 
 @pytest.mark.parametrize(("killed", "moment"), [(0, "a step"), (1, "a save")])
 def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data_dir, killed, moment):
-    """Within 90 s, and not as an error of theirs. Then the same command goes on."""
+    """Within 150 s, and not as an error of theirs. Then the same command goes on."""
     workdir = tmp_path / "run"
     processes = _start(workdir, data_dir, num_processes=2)
     is_time = {
@@ -261,7 +261,7 @@ def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data
     processes[killed].kill()
     died = time.monotonic()
     codes, said = _finish(processes)
-    assert time.monotonic() - died < 90
+    assert time.monotonic() - died < 150
     assert codes[1 - killed] in (TRY_AGAIN, -signal.SIGABRT), said  # JAX's own client aborts where it sees it first
     assert "another process of the run has stopped" in said[1 - killed] or "coordination service" in said[1 - killed]
 
@@ -325,7 +325,9 @@ def test_what_is_gathered_is_what_each_has():
 def test_processes_that_were_started_differently_say_so(tmp_path, data_dir):
     codes, said = _finish(_start(tmp_path / "run", data_dir, num_processes=2, second={"seed": 5}))
     assert codes == [1, 1]
-    assert all("process 1 was started with other settings than process 0" in words for words in said)
+    assert all(
+        "process 1 was started with other settings" in words and "seed is 5 there and 0 in" in words for words in said
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -352,7 +354,7 @@ def test_hosts_with_other_data_say_so(tmp_path, data_dir):
         )
     codes, said = _finish(processes)
     assert codes == [1, 1]
-    assert all("process 1 has other data than process 0" in words for words in said), said
+    assert all("process 1 has other data (give all hosts" in words for words in said), said
 
 
 def test_sigterm_while_a_resumed_run_compiles_is_heard(layouts, tmp_path, data_dir):
@@ -377,9 +379,9 @@ def test_another_number_of_processes_is_refused(layouts, data_dir):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--num_processes=2"], "--coordinator, --num_processes and --process_id belong together"),
+        (["--num_processes=2"], "--coordinator and --process_id not given"),
         (["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=2"], "--process_id=2: expected 0 to 1"),
-        (["--distributed"], "the processes did not meet"),
+        (["--distributed"], "no cluster that JAX knows"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, data_dir, words, message):

@@ -20,7 +20,6 @@ from vpvae_jax.data.sources import FolderSource, TfdsSource, fingerprint
 from vpvae_jax.errors import ConfigError
 
 DATA_AXIS = "data"
-_HEARTBEAT_SECONDS = 60  # after which a process that went silent is given up
 _PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while others still evaluate or the first writes
 _barriers = itertools.count()  # their names: every process comes to the same ones in the same order
 _ANY = "surrogateescape"
@@ -42,21 +41,33 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     Raises:
         ConfigError: settings that do not belong together, no cluster that JAX knows, or processes that did not come.
     """
-    given = (coordinator, num_processes, process_id)
-    if any(value is not None for value in given) and any(value is None for value in given):
-        raise ConfigError("--coordinator, --num_processes and --process_id belong together: give all three or none")
+    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    lacking = [flag for flag, value in given.items() if value is None]
+    if 0 < len(lacking) < len(given):
+        raise ConfigError(
+            f"{' and '.join(lacking)} not given: --coordinator, --num_processes and --process_id belong together"
+        )
     if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
         raise ConfigError(f"--process_id={process_id}: expected 0 to {num_processes - 1}, one for each process")
+    if coordinator is not None:
+        print(
+            f"process {process_id} of {num_processes}: waiting for the others at {coordinator}, up to 5 minutes",
+            flush=True,
+        )
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             cluster_detection_method="deactivate" if coordinator is not None else None,
         )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "should be defined" in reason:
+            raise ConfigError(
+                "--distributed but no cluster that JAX knows (SLURM, a TPU pod, Kubernetes, Open MPI): give "
+                "--coordinator=HOST:PORT --num_processes=N --process_id=I instead"
+            ) from error
         raise ConfigError(
             f"the processes did not meet ({reason}): start all of them within five minutes with the same coordinator, "
             f"outside a cluster with --coordinator=HOST:PORT --num_processes=N --process_id=I"
@@ -167,24 +178,28 @@ def check_same_data(source: FolderSource | TfdsSource) -> None:
     """Raise ConfigError in every process unless all read the same records, as far as a sample of them tells."""
     if jax.process_count() > 1:
         check_same(
-            fingerprint(source),
-            "has other data than process 0: give all hosts the same files, or data on a file system that all mount",
+            {"the sha256 of a sample": fingerprint(source)},
+            "has other data (give all hosts the same files, or data on a file system that all mount)",
         )
 
 
-def check_same(value: str, complaint: str) -> None:
-    """Raise ConfigError in every process unless all have the same value: `process 1 COMPLAINT`."""
-    values = gather(value)
-    others = [str(index) for index, other in enumerate(values) if other != values[0]]
-    if others:
-        raise ConfigError(f"process {', '.join(others)} {complaint}")
+def check_same(values: dict[str, str], complaint: str) -> None:
+    """Raise ConfigError in every process unless all have the same values: `process 1 COMPLAINT: KEY is 3, not 2`."""
+    of_all = gather(values)
+    for index, others in enumerate(of_all):
+        for key in sorted(of_all[0].keys() | others.keys()):
+            if others.get(key) != of_all[0].get(key):
+                raise ConfigError(
+                    f"process {index} {complaint}: {key} is {others.get(key)} there and {of_all[0].get(key)} in "
+                    f"process 0"
+                )
 
 
 def check_same_workdir(workdir: pathlib.Path) -> None:
     """Raise ConfigError in every process unless all see the work directory of the first, which is made."""
     if jax.process_count() == 1:
         return
-    token = from_first(secrets.token_hex())
+    token, place = from_first([secrets.token_hex(), str(workdir.absolute())])
     path = workdir / _TOKEN
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -196,6 +211,6 @@ def check_same_workdir(workdir: pathlib.Path) -> None:
     blind = [str(index) for index, is_seen in enumerate(seen) if not is_seen]
     if blind:
         raise ConfigError(
-            f"process {', '.join(blind)} does not see the {workdir} of process 0: name a --workdir on a file system "
-            f"that all hosts mount"
+            f"process {', '.join(blind)} does not see the {place} of process 0 as its --workdir: name one on a file "
+            f"system that all hosts mount"
         )

@@ -8,7 +8,6 @@ As several processes, one a host or an accelerator, with one --workdir that all 
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import traceback
@@ -70,8 +69,8 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
     if config is None:
         config = layout.read_config(workdir)
     distributed.check_same(
-        json.dumps([mode, config.to_dict()], sort_keys=True, default=str),
-        "was started with other settings than process 0: give all the same command but for --process_id",
+        {"mode": mode} | {key: repr(value) for key, value in build.flatten(config).items()},
+        "was started with other settings (give all the same command but for --process_id)",
     )
     distributed.check_same_workdir(workdir)
     build.check_config(config)

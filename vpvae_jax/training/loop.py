@@ -65,6 +65,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             if start_step >= config.train.num_steps:
                 return
             checkpoints.set_aside(after=start_step, target=workdir / layout.DAMAGED)
+        if distributed.is_first():
+            begin = f"going on from step {start_step} of {config.train.num_steps}; " if start_step is not None else ""
+            print(f"{begin}compiling the step", flush=True)
         program = compile_program(config)
         if config.debug.nans:
             program = program._replace(step=jax.jit(program.function))  # which JAX can go through again by operation
