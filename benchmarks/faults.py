@@ -320,7 +320,7 @@ def records(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
     data = campaign.root / "damaged-data"
     shutil.copytree(campaign.root / "data", data)
-    for path in sorted(data.rglob("*.array_record*"), key=lambda path: -path.stat().st_size)[:1]:
+    for path in sorted((data / "photos").rglob("*.array_record*"), key=lambda path: -path.stat().st_size)[:1]:
         content = bytearray(path.read_bytes())
         middle = len(content) // 2
         content[middle : middle + 2000] = bytes(2000)

@@ -20,7 +20,7 @@ def pytest_configure(config):
 
     For this process alone: tests kill others, which could leave half a file. And compile in haste, for most programs
     here and in processes started here run once: JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA makes of them for users
-    (CI does in its slow tests).
+    (which the shortened demos of CI run).
     """
     cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))

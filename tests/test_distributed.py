@@ -163,6 +163,7 @@ def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
     for name in ("psnr_db", "ssim", "psnr_db_continuous", "cvu"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
     for example, other in zip(found["examples"], expected["examples"], strict=True):
+        assert example.pop("name") == other.pop("name")
         assert example == pytest.approx(other, rel=1e-5)
     for name in ("num_tokens", "num_examples", "num_skipped", "num_codes_used", "skipped"):
         assert found[name] == expected[name], name
