@@ -13,6 +13,7 @@ import pytest
 
 from tests import tiny
 from tests.recordings import NAMES, add_noise, recording
+from vpvae_jax.errors import UserError
 from vpvae_jax.metrics.audio import METRICS
 from vpvae_jax.scoring.pool import ScoringPool
 from vpvae_jax.scoring.scores import score
@@ -227,6 +228,21 @@ def test_leaving_early_ends_what_is_under_way():
         raise KeyboardInterrupt
     assert workers
     assert not process_ids() & workers
+
+
+@pytest.mark.slow
+def test_a_process_killed_before_any_could_begin_is_told():
+    def kill():
+        wait_until(process_ids)
+        for process_id in process_ids():
+            os.kill(process_id, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with ScoringPool(1) as pool, pytest.raises(UserError, match="killed by signal 9 before it could begin"):
+        pool.submit("x", SPEECH, reconstructions(SPEECH))
+        list(pool.results())
+    killer.join()
 
 
 def test_no_worker():

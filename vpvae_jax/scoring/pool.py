@@ -152,6 +152,11 @@ class _Worker:
         except (EOFError, OSError) as error:
             exit_code = self.end()
             if not self._has_begun.is_set() and not self._closed:
+                if exit_code is not None and exit_code < 0:
+                    raise UserError(
+                        f"a scoring process was killed by signal {-exit_code} before it could begin (too little "
+                        "memory?): run the same command again"
+                    ) from error
                 raise UserError(
                     f"a scoring process ended with exit code {exit_code} before it could begin, see above: "
                     'a script that evaluates does so under `if __name__ == "__main__":`'
