@@ -239,9 +239,10 @@ def test_a_process_killed_before_any_could_begin_is_told():
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with ScoringPool(1) as pool, pytest.raises(UserError, match="killed by signal 9 before it could begin"):
+    with ScoringPool(1) as pool:
         pool.submit("x", SPEECH, reconstructions(SPEECH))
-        list(pool.results())
+        with pytest.raises(UserError, match="killed by signal 9 before it could begin"):
+            list(pool.results())
     killer.join()
 
 
