@@ -85,8 +85,6 @@ def run(config, workdir: pathlib.Path, mode: str) -> None:
         with build.build_scorer(config):
             pass  # what its figures need is there
         workdir.mkdir(parents=True, exist_ok=True)
-        if distributed.is_first():
-            (workdir / layout.DONE).unlink(missing_ok=True)
         with jax.debug_nans(config.debug.nans):
             train(config, workdir)
     stop_on_sigterm()

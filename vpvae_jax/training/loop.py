@@ -61,6 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         Preemption.begin_at(start_step or 0)
         if distributed.is_first():
             layout.write_json(workdir / layout.CONFIG, config.to_dict())
+            (workdir / layout.DONE).unlink(missing_ok=True)
         if start_step is not None:
             if start_step >= config.train.num_steps:
                 return
