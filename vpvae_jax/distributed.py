@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while others st
 _barriers = itertools.count()  # their names: every process comes to the same ones in the same order
 _ANY = "surrogateescape"
 # What a runtime error of this process' own begins with, and what tells of another process in any error.
-_OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "FAILED_PRECONDITION: Buffer")
+_OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
 _SIGNS_OF_PEERS = ("Gloo", "oordination service", "heartbeat", "Barrier")
 _TOKEN = ".seen_by_all"  # in the work directory, while the processes look whether it is one
 

@@ -100,6 +100,15 @@ def test_clipping_bounds_the_gradient_that_adam_sees(clipped):
     assert mean == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - b1) * norm
 
 
+@pytest.mark.parametrize(("clip_norm", "expected"), [(0.0, 0.1 * 5.0), (1.0, 0.1 * 1.0), (9.0, 0.1 * 5.0)])
+def test_a_gradient_is_clipped_by_its_norm_and_0_clips_nothing(clip_norm, expected):
+    optimizer = build.build_optimizer(tiny.config("", train__clip_norm=clip_norm))
+    gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    _, state = optimizer.update(gradient, optimizer.init(gradient))
+    mu = state[1][0].mu
+    assert float(jnp.hypot(mu["a"], mu["b"])[0]) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_batch():
     """Without a quantizer nothing depends on how the batch is cut."""
