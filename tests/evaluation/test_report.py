@@ -260,6 +260,7 @@ class TestPage:
         assert (rate, samples.shape, samples.dtype) == (16_000, (20 * 16_000,), np.int16)
         assert "original, the first 20 s" in text
 
+    @pytest.mark.slow
     def test_names_that_are_no_text(self, workdirs, tmp_path):
         """Names of files may be any bytes, formulas, or begin so that a legend leaves them out."""
         names = ["_a$^$b", os.fsdecode(b"caf\xe9")]

@@ -68,6 +68,7 @@ def test_every_width_goes_through(weights):
     assert isinstance(network, InceptionV3)
 
 
+@pytest.mark.slow
 def test_other_files(tmp_path, state, capsys):
     with pytest.raises(ConfigError, match=r"there is no file .*: make one with `python -m vpvae_jax.models.inception"):
         load_inception(tmp_path / "nothing")

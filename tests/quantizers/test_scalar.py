@@ -67,6 +67,7 @@ def test_fsp_norm_aims_at_the_variance_of_the_activation():
         np.testing.assert_allclose(loss, moments.latent_norm_loss(z, target_variance=target), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_map_alone():
     """Rounding and noise are the identity to the gradient, the bounding map is not."""
     z = jax.random.normal(KEY, (256, 2))

@@ -69,6 +69,7 @@ def lone_worker():
     assert not process_ids() - before
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_this_process_in_order_of_submission():
     # The longest comes first, so that the second worker overtakes it.
     names = sorted(NAMES, key=lambda name: -recording(name).size) * 2
