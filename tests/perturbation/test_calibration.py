@@ -7,9 +7,9 @@ from vpvae_jax.perturbation import calibration
 from vpvae_jax.quantizers import vp
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize(
-    ("codebook_size", "dim", "expected"), [(256, 3, 1.16), pytest.param(1024, 4, 1.11, marks=pytest.mark.slow)]
+    ("codebook_size", "dim", "expected"), [(256, 3, 1.16), pytest.param(1024, 4, 1.11, marks=pytest.mark.system)]
 )
 def test_ratio_on_a_standard_normal(codebook_size, dim, expected):
     k_radius = 16 * dim
@@ -30,7 +30,7 @@ def test_lengths():
     assert float(calibration.mean_length(move, "rms")) == pytest.approx(np.sqrt(12.5))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("match", calibration.MATCH)
 def test_auto_eta_moves_latents_as_far_as_k_means(match):
     quantizer = vp(64, 2, eta="auto", match=match, calibrate_every=20)

@@ -1,3 +1,4 @@
+import contextlib
 import resource
 import warnings
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from vpvae_jax.neighbors import brute_force, tree
+from vpvae_jax.neighbors.cpu import tree
+from vpvae_jax.neighbors.xla import brute_force
 from vpvae_jax.perturbation import memory, metropolis
 
 # The reference distances come from torch.cdist in its matrix-multiply mode, |x|^2 - 2xs + |s|^2, which cancels: its
@@ -302,7 +304,7 @@ def test_step_obeys_detailed_balance_for_its_target(dim):
     weight = np.asarray(info.density_distance, np.float64) ** -dim  # with it the uniform z follow the target
     by_ratio_alone = jnp.where((jnp.log(draws.accept_u) < info.log_acceptance_ratio)[:, None], info.proposal, z)
     assert abs(net_flux(z, weight, z_tilde)) < 3.5
-    # The same figure finds a step that takes every proposal, and one that forgets the reverse move.
+    # The same statistic detects a step that takes every proposal, and one that forgets the reverse move.
     assert abs(net_flux(z, weight, info.proposal)) > 8
     assert abs(net_flux(z, weight, by_ratio_alone)) > 8
 
@@ -369,13 +371,98 @@ def test_latents_of_a_wrong_shape_raise(shape, message):
         metropolis.perturb(key, samples, jnp.zeros(shape), **settings)
 
 
-def test_more_than_16_dimensions_warn():
-    (key, samples, z), settings = small_step(dim=17)
-    with pytest.warns(UserWarning, match="latent dimension 17 is above 16"):
-        metropolis.perturb(key, samples, z, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        metropolis.check_perturbation(num_samples=500, dim=16, eta=1.0, **settings)
+@pytest.mark.parametrize(
+    ("dim", "message"), [(17, "17 is above 16"), (9, "9 is above 8.*perturb_to_neighbor"), (8, None)]
+)
+def test_many_dimensions_warn(dim, message):
+    check = {"num_samples": 500, "dim": dim, "eta": 1.0, "k_radius": 40, "k_density": 8}
+    with pytest.warns(UserWarning, match=message) if message else contextlib.nullcontext():
+        metropolis.check_perturbation(**check)
+    if dim <= 16:
+        metropolis.check_perturbation(**check, rejects=False)  # a warning would be an error here
+
+
+@pytest.mark.system
+def test_acceptance_falls_with_the_dimension():
+    """The rates that the docstring and the warning give, for K = 1024 and eta = 1."""
+    for dim, expected in ((8, 0.38), (12, 0.18)):
+        memory_key, z_key, key = jax.random.split(jax.random.key(0), 3)
+        samples = memory.init(memory_key, 1024 * 16 * dim, dim).samples
+        z = jax.random.normal(z_key, (256, dim))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, info = metropolis.perturb(key, samples, z, k_radius=16 * dim)
+        assert float(info.acceptance_rate) == pytest.approx(expected, abs=0.1)  # standard error 0.03
+
+
+def test_repeated_latents_make_no_nan():
+    """`jax_debug_nans` stops at any NaN, also at one that a decision does not need."""
+    (key, samples, z), settings = small_step()
+    samples = samples.at[100:].set(samples[0])
+    z = z.at[:32].set(samples[0])
+    expected = metropolis.perturb(key, samples, z, **settings)
+    assert not expected[1].accepted[:32].any()
+    assert expected[1].accepted.any()
+    with jax.debug_nans(True):
+        for accept in metropolis.ACCEPT:
+            z_tilde, info = metropolis.perturb(key, samples, z, accept=accept, **settings)
+            assert not np.isnan(info.log_acceptance_ratio).any()
+        z_tilde, info = metropolis.perturb(key, samples, z, **settings)
+    np.testing.assert_array_equal(z_tilde, expected[0])
+
+
+@pytest.mark.parametrize(
+    ("distances", "expected"),
+    [
+        ((1, 1, 1, 1), 0.0),
+        ((0, 1, 1, 1), -np.inf),
+        ((0, 0, 0, 0), -np.inf),
+        ((0, 1, 0, 1), -np.inf),
+        ((1, 1, 0, 1), np.inf),
+        ((1, np.inf, 1, np.inf), -np.inf),
+    ],
+)
+def test_log_acceptance_ratio_at_the_limits(distances, expected):
+    assert float(metropolis.log_acceptance_ratio(*map(jnp.float32, distances), 3)) == expected
+
+
+def test_latents_that_are_not_finite_are_counted_and_stay():
+    (key, samples, z), settings = small_step()
+    _, info = metropolis.perturb(key, samples, z, **settings)
+    assert int(info.num_not_finite) == 0
+    spoilt = z.at[3, 1].set(jnp.nan).at[5].set(jnp.inf)
+    z_tilde, info = metropolis.perturb(key, samples, spoilt, **settings)
+    assert int(info.num_not_finite) == 2
+    np.testing.assert_array_equal(z_tilde[jnp.array([3, 5])], spoilt[jnp.array([3, 5])])
+    _, info = metropolis.perturb(key, samples.at[7, 0].set(jnp.nan), z, **settings)
+    assert int(info.num_not_finite) == 1
+    assert not info.accepted.any()
+
+
+def test_64_bit_mode_changes_nothing():
+    (key, samples, z), settings = small_step()
+    expected = metropolis.perturb(key, samples, z, eta=1.5, **settings)
+    with jax.enable_x64(True):
+        found = metropolis.perturb(key, samples, z, eta=1.5, **settings)
+        wide, _ = metropolis.perturb(key, samples, np.asarray(z, np.float64), eta=1.5, **settings)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(name) for name in ("float32", "bool", "int32")}
+    np.testing.assert_array_equal(wide, expected[0])
+
+
+def test_perturb_under_vmap_scan_and_remat():
+    (key, samples, z), settings = small_step(n=16)
+    keys = jax.random.split(key, 3)
+
+    def step(z, key):
+        return metropolis.perturb(key, samples, z, **settings)[0]
+
+    together = jax.vmap(step, (None, 0))(z, keys)
+    np.testing.assert_array_equal(together, jnp.stack([step(z, key) for key in keys]))
+    end, _ = jax.lax.scan(lambda z, key: (step(z, key), None), z, keys)
+    np.testing.assert_array_equal(end, step(step(step(z, keys[0]), keys[1]), keys[2]))
+    slope = jax.grad(jax.checkpoint(lambda z: (step(z, key) ** 2).sum()))(z)
+    np.testing.assert_allclose(slope, 2 * step(z, key), rtol=1e-6)
 
 
 def test_bfloat16_latents_are_perturbed_in_float32():
@@ -415,7 +502,7 @@ def test_a_memory_of_1310720_latents(large):
     assert np.isfinite(z_tilde).all()
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_brute_force_agrees_with_the_tree_on_1310720_latents(large):
     samples, z = large
     before = peak_memory_gib()

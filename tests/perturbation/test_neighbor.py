@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpvae_jax.neighbors import brute_force, neighbor_at_rank
+from vpvae_jax.neighbors import neighbor_at_rank
+from vpvae_jax.neighbors.xla import brute_force
 from vpvae_jax.perturbation.neighbor import perturb_to_neighbor
 
 
@@ -34,6 +35,14 @@ def test_moves_end_on_members_drawn_uniformly_from_the_nearest():
     counts = np.bincount(info.rank, minlength=17)
     assert counts[0] == 0
     np.testing.assert_allclose(counts[1:] / 4096, 1 / 16, atol=0.015)
+
+
+def test_latents_that_are_not_finite_are_counted_and_stay():
+    samples = jax.random.normal(jax.random.key(0), (256, 2))
+    z = jax.random.normal(jax.random.key(1), (64, 2)).at[3, 1].set(jnp.nan)
+    z_tilde, info = perturb_to_neighbor(jax.random.key(2), samples.at[0].set(jnp.inf), z, k_radius=8)
+    assert int(info.num_not_finite) == 2
+    np.testing.assert_array_equal(z_tilde[3], z[3])
 
 
 def test_eta_scales_the_move_and_the_gradient_is_the_identity():

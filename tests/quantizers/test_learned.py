@@ -48,7 +48,7 @@ def test_running_means_follow_their_clusters():
     np.testing.assert_allclose(codebook, centers, atol=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_dead_codes_come_back_only_where_asked():
     for restart_below, revived in ((0.0, False), (0.1, True)):
         quantizer = vq(8, 2, update="ema", decay=0.5, restart_below=restart_below)

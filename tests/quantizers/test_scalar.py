@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpvae_jax.quantizers import fsp, fsq, moments, tokenbridge
+from vpvae_jax.quantizers import LatentNorm, fsp, fsq, tokenbridge
 from vpvae_jax.quantizers import fsp as fsp_factory
 from vpvae_jax.quantizers.activations import get_activation
 from vpvae_jax.quantizers.fsp import Draws, perturb_or_quantize, to_unit_variance
@@ -64,10 +64,10 @@ def test_fsp_norm_aims_at_the_variance_of_the_activation():
     for activation in ("tanh", "normal", "laplace", "sigmoid"):
         loss = fsp((4, 4), activation=activation).train({}, {}, z, KEY)[2]
         target = get_activation(activation).variance
-        np.testing.assert_allclose(loss, moments.latent_norm_loss(z, target_variance=target), rtol=1e-5)
+        np.testing.assert_allclose(loss, LatentNorm().loss(z, target), rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_gradient_is_that_of_the_map_alone():
     """Rounding and noise are the identity to the gradient, the bounding map is not."""
     z = jax.random.normal(KEY, (256, 2))
@@ -162,11 +162,12 @@ def test_bfloat16_latents_give_the_indices_of_the_same_values_in_float32():
     ("make", "message"),
     [
         (lambda: fsp((8, 1)), "levels="),
-        (lambda: fsp((8, 6), latent_dim=3), "one level a dimension"),
+        (lambda: fsp((8, 6), latent_dim=3), "one level for each dimension"),
         (lambda: fsp((8,), activation="relu"), "activation='relu'"),
-        (lambda: fsp((8,), activation="cauchy"), "set variance_weight=0"),
+        (lambda: fsp((8,), activation="cauchy"), r"set latent_norm\.variance_weight=0"),
         (lambda: fsp((8,), quantize_rate=1.5), r"quantize_rate=1\.5"),
         (lambda: fsp((8,), accept="both"), "accept='both'"),
+        (lambda: fsp((8,), uniformity_weight=-1.0), r"uniformity_weight=-1\.0: expected 0 or more"),
         (lambda: fsq((8, 1)), "levels="),
         (lambda: fsq((8,), noise_rate=-1), "noise_rate=-1"),
         (lambda: tokenbridge(1000), "codebook_size=1000 is no power of bins=4: use 256 or 1024"),

@@ -1,1 +1,1 @@
-"""Turning latents into codes, after training."""
+"""Codes from latents, after training: k-means, lattices, and how much of a codebook is in use."""

@@ -1,1 +1,1 @@
-"""The sampler: a memory of recent latents and one Metropolis-Hastings step inside their distribution."""
+"""The sampler: a memory of recent latents, and moves that keep latents inside their distribution."""

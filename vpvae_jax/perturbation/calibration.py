@@ -1,14 +1,14 @@
-"""eta from the quantization error that k-means will really make.
+"""Calibrate eta: match the length of moves to the quantization error that k-means makes.
 
 The radius of a move, `eta * D_M(z)`, has the right order of magnitude by construction: its ball holds the mass of one
 of K cells. How eta = 1 compares to real cells depends on their shape, on rejected moves and on the distribution. Here
-eta follows a measurement: k-means on the memory tells how far quantization moves a latent, and eta is steered until
+eta follows a measurement: k-means on the memory shows how far quantization moves a latent, and eta is adjusted until
 the perturbation moves latents as far.
 
-The rule matches the mean move over all latents, those that a rejection leaves in place included, since that is what the
-decoder is trained with; the ratio over accepted moves alone (`error_to_move_ratio`) leaves the rejected ones out. A
-larger eta is rejected more often, so the mean move has a ceiling. On N(0, I) the target is below it (eta settles at
-about 2.65 for K = 256, d = 3); on the latents of photographs, whose density varies more, eta ran into the end of
+The rule matches the mean move over all latents, including those that a rejection leaves in place, since that is what
+the decoder is trained with. The ratio over accepted moves (`error_to_move_ratio`) leaves the rejected ones out. With a
+larger eta more moves are rejected, so the mean move has a ceiling. On N(0, I) the target is below it (eta settles at
+about 2.65 for K = 256, d = 3). On latents of photographs, where density varies more, eta reached the upper end of
 `ETA_RANGE`.
 """
 
@@ -24,12 +24,12 @@ from vpvae_jax.perturbation.metropolis import perturb
 
 MATCH = ("mean", "rms")
 ETA_RANGE = (0.25, 4.0)  # beyond it moves are either nearly all rejected or too small to matter
-_GAIN = 0.1  # share of the logarithmic error that a step corrects: settles within some 50 steps, averages their noise
-_KMEANS_ITERATIONS = 5  # unfinished on purpose: an overfit codebook would report less than new latents will meet
+_GAIN = 0.1  # share of the logarithmic error that a step corrects: settles in about 50 steps and averages their noise
+_KMEANS_ITERATIONS = 5  # few on purpose: the error of an overfit codebook is smaller than the error on new latents
 
 
 class Calibration(NamedTuple):
-    """Where the calibration stands; scalars."""
+    """State of the calibration; scalars."""
 
     eta: jax.Array  # float32
     target: jax.Array  # float32, how far k-means moves a member of the memory
@@ -37,12 +37,12 @@ class Calibration(NamedTuple):
 
 
 def init(eta: float = 1.0) -> Calibration:
-    """A calibration that starts at `eta`, before any measurement."""
+    """Start a calibration at `eta`, before any measurement."""
     return Calibration(jnp.array(eta, jnp.float32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def mean_length(move: jax.Array, match: str) -> jax.Array:
-    """Mean length of `(n, d)` moves, or its root mean square with `match="rms"`; latents that stay count as 0."""
+    """Average the lengths of `(n, d)` moves, by root mean square with `match="rms"`; latents that stay count as 0."""
     squared = jnp.sum(move**2, axis=-1)
     return jnp.sqrt(squared.mean()) if match == "rms" else jnp.sqrt(squared).mean()
 
@@ -55,7 +55,7 @@ def quantization_error(
     match: str = "mean",
     max_iterations: int = _KMEANS_ITERATIONS,
 ) -> jax.Array:
-    """How far a codebook that k-means fits to the latents moves them: mean (or rms) of `|q(z) - z|`.
+    """Measure the error of a codebook that k-means fits to the latents: mean (or rms) of `|q(z) - z|`.
 
     Args:
         key: random key.
@@ -74,10 +74,10 @@ def quantization_error(
 def error_to_move_ratio(
     key: jax.Array, latents: jax.Array, codebook_size: int, *, k_radius: int, k_density: int = 8
 ) -> jax.Array:
-    """Mean k-means error over the mean length of an accepted move at eta = 1: the authors' estimate of eta.
+    """Divide the mean k-means error by the mean length of an accepted move at eta = 1: the authors' estimate of eta.
 
-    Both are measured on the latents themselves, which also serve as memory. It leaves out that a rejected latent does
-    not move, and that a larger eta is rejected more often.
+    Both are measured on the latents themselves, which also serve as memory. The estimate ignores that a rejected latent
+    does not move, and that a larger eta is rejected more often.
 
     Args:
         key: random key.
@@ -107,19 +107,22 @@ def follow(
     every: int,
     match: str,
 ) -> Calibration:
-    """One step of the calibration, after the perturbation of a training step.
+    """Take one step of the calibration, after the perturbation of a training step.
 
-    Every so many steps k-means on the memory tells the target; every step eta is corrected by a tenth of the
-    logarithm of target over move.
+    k-means on the memory measures the target every `every` steps. Each step corrects eta by a tenth of the logarithm of
+    target over move.
 
     Args:
         calibration: the state.
         key: random key.
         samples: `(|S|, d)` memory.
-        move: `(n, d)` what the step did to its latents with the present eta.
+        move: `(n, d)` moves of this training step's latents, made with the current eta.
         codebook_size: K.
         every: steps between measurements of the target.
         match: which length is matched, "mean" or "rms".
+
+    Returns:
+        The next state.
     """
     target = jax.lax.cond(
         calibration.step % every == 0,
@@ -127,5 +130,6 @@ def follow(
         lambda: calibration.target,
     )
     length = mean_length(jax.lax.stop_gradient(move), match)
-    correction = jnp.where((length > 0) & (target > 0), target / length, 1.0)
+    is_known = (length > 0) & (target > 0)
+    correction = jnp.where(is_known, target / jnp.where(is_known, length, 1.0), 1.0)
     return Calibration(jnp.clip(calibration.eta * correction**_GAIN, *ETA_RANGE), target, calibration.step + 1)

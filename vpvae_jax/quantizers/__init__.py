@@ -1,10 +1,15 @@
-"""One file a method, one protocol (`base.Quantizer`). A new method is a new file and a line in `QUANTIZERS`."""
+"""One file for each method, one protocol (`base.Quantizer`). A new method is a new file and a line in `QUANTIZERS`.
+
+The protocol test builds every entry with `paper.settings`: a factory takes `codebook_size` and `latent_dim`, or
+`levels`. Its arguments are annotated and described under `Args:`: the documentation of config keys comes from there.
+"""
 
 from collections.abc import Callable
 
 from vpvae_jax.quantizers.base import Quantizer
 from vpvae_jax.quantizers.fsp import fsp
 from vpvae_jax.quantizers.fsq import fsq
+from vpvae_jax.quantizers.latent_norm import LatentNorm
 from vpvae_jax.quantizers.none import none
 from vpvae_jax.quantizers.simvq import simvq
 from vpvae_jax.quantizers.tokenbridge import tokenbridge
@@ -21,4 +26,4 @@ QUANTIZERS: dict[str, Callable[..., Quantizer]] = {
     "none": none,
 }
 
-__all__ = ["QUANTIZERS", "Quantizer", "fsp", "fsq", "none", "simvq", "tokenbridge", "vp", "vq"]
+__all__ = ["QUANTIZERS", "LatentNorm", "Quantizer", "fsp", "fsq", "none", "simvq", "tokenbridge", "vp", "vq"]

@@ -1,7 +1,8 @@
-"""FSP: the scalar variant of VP. A CDF-like map makes latents uniform, where cells and noise are known exactly."""
+"""FSP: the scalar variant of VP. A CDF-like map makes latents uniform, so that cells and noise are known exactly."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,34 +11,34 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import lattice
-from vpvae_jax.quantizers import moments
 from vpvae_jax.quantizers.activations import get_activation
-from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, straight_through
+from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, on_any_mesh, straight_through
+from vpvae_jax.quantizers.latent_norm import AUTHORS, LatentNorm, distance_from_uniform
 
 _UNIT_VARIANCE = math.sqrt(12.0)  # 1 / standard deviation of U[0, 1]
 ACCEPT = ("dimension", "vector")
 
 
 class Draws(NamedTuple):
-    """The randomness of one step for n latents, kept apart so that reference numbers can be reproduced."""
+    """The random numbers of one step for n latents, an argument so that reference numbers can be reproduced."""
 
     noise_u: jax.Array  # (n, d) from U[0, 1)
     select_u: jax.Array  # (n, d) from U[0, 1): a dimension is perturbed where it exceeds the rate, else quantized
 
 
 def to_unit_variance(u: jax.Array) -> jax.Array:
-    """What the decoder sees of a value in [0, 1]: `(u - 1/2) * sqrt(12)`."""
+    """Scale a value in [0, 1] for the decoder: `(u - 1/2) * sqrt(12)`."""
     return (u - 0.5) * _UNIT_VARIANCE
 
 
 def level_indices(u: jax.Array, levels: jax.Array) -> jax.Array:
-    """`l = floor(L * u)`, at most L - 1; `(n, d)` values in [0, 1] to int32."""
+    """Compute `l = floor(L * u)`, at most L - 1; `(n, d)` values in [0, 1] to int32."""
     return jnp.clip(jnp.floor(levels * u).astype(jnp.int32), 0, levels.astype(jnp.int32) - 1)
 
 
 def centroids(level: jax.Array, levels: jax.Array) -> jax.Array:
-    """`(l + 1/2) / L`, the Lloyd-Max points of U[0, 1]."""
-    return (level + 0.5) / levels
+    """Compute `(l + 1/2) / L`, the Lloyd-Max points of U[0, 1]."""
+    return (level.astype(jnp.float32) + 0.5) / levels
 
 
 def perturb_or_quantize(
@@ -52,11 +53,12 @@ def perturb_or_quantize(
         draws: see `Draws`.
         levels: `(d,)` float, L_i.
         quantize_rate: share of dimensions that are quantized instead of perturbed.
-        accept: "dimension": each is accepted on its own, as in the authors' code; "vector": all moved dimensions of a
-            latent or none, as in the paper.
+        accept: "dimension": each is accepted on its own, as in the authors' code; "vector": all perturbed dimensions of
+            a latent or none, as in the paper.
 
     Returns:
-        `(n, d)`, with the identity as its gradient, and `(n, d)` bool: whether the move stays inside.
+        u_tilde: `(n, d)`, with the identity as its gradient.
+        inside: `(n, d)` bool, whether the move stays inside.
 
     Source: arXiv 2602.17133, FSP.
     """
@@ -77,29 +79,24 @@ def fsp(
     activation: str = "tanh",
     quantize_rate: float = 0.5,
     accept: str = "dimension",
-    mean_weight: float = moments.MEAN_WEIGHT,
-    variance_weight: float = moments.VARIANCE_WEIGHT,
-    skewness_weight: float = 0.0,
-    kurtosis_weight: float = 0.0,
+    latent_norm: LatentNorm = AUTHORS,
     uniformity_weight: float = 0.0,
 ) -> Quantizer:
     """Finite scalar perturbation.
 
-    `u = g(z)` in [0, 1] with a CDF-like g; training quantizes or perturbs each dimension, inference takes the centroid
-    of its cell. The decoder sees `(u - 1/2) * sqrt(12)`.
+    `u = g(z)` in [0, 1] with a CDF-like g. Training quantizes or perturbs each dimension, inference takes the centroid
+    of its cell. The decoder takes `(u - 1/2) * sqrt(12)`.
 
     Args:
-        levels: L_i of each dimension, at least 2; the codebook has their product of codes.
-        latent_dim: d, to be checked against the levels.
-        activation: g, one of `activations.ACTIVATIONS`.
+        levels: L_i of each dimension, at least 2; the number of codes is their product.
+        latent_dim: d, only to check the levels against.
+        activation: g: "tanh", "sigmoid", "normal", "laplace" or "cauchy".
         quantize_rate: probability that a dimension is quantized instead of perturbed; paper 0.5.
         accept: "dimension" (authors' code) or "vector" (paper), see `perturb_or_quantize`.
-        mean_weight: l1 of L_norm on z; 0 turns the term off.
-        variance_weight: l2 of L_norm; its target is the variance of g's distribution. 0 turns the term off.
-        skewness_weight: of the squared third moment in L_norm, off by default.
-        kurtosis_weight: of the squared excess fourth moment, off by default.
-        uniformity_weight: of the discrepancy between u and the uniform distribution, `moments.distance_from_uniform`;
-            our own term, off by default: it raises the usage of the codebook and costs some fidelity.
+        latent_norm: weights of L_norm on z; its target variance is that of g's distribution.
+        uniformity_weight: weight of the discrepancy between u and the uniform distribution,
+            `latent_norm.distance_from_uniform`, 0 or more. Our own term, off by default: it raises the usage of the
+            codebook and costs some fidelity.
 
     Returns:
         A `Quantizer` with `params = {}`, `state = {}`.
@@ -115,27 +112,27 @@ def fsp(
         raise ValueError(f"quantize_rate={quantize_rate}: expected a probability in [0, 1]")
     if accept not in ACCEPT:
         raise ValueError(f"accept={accept!r}: expected one of {', '.join(ACCEPT)}")
-    if variance_weight and not math.isfinite(g.variance):
-        raise ValueError(f"activation={activation!r} has no variance that L_norm could aim at: set variance_weight=0")
+    norm = dataclasses.replace(latent_norm)
+    if norm.variance_weight and not math.isfinite(g.variance):
+        raise ValueError(
+            f"activation={activation!r} has no variance for L_norm to aim at: set latent_norm.variance_weight=0"
+        )
+    if not uniformity_weight >= 0:
+        raise ValueError(f"uniformity_weight={uniformity_weight}: expected 0 or more, 0 turns the term off")
     dim, float_levels = len(num_levels), jnp.array(num_levels, jnp.float32)
 
     def train(params, state, z, key):
         del params
         noise_key, select_key, uniform_key = jax.random.split(key, 3)
-        draws = Draws(jax.random.uniform(noise_key, z.shape), jax.random.uniform(select_key, z.shape))
+        draws = Draws(
+            jax.random.uniform(noise_key, z.shape, jnp.float32), jax.random.uniform(select_key, z.shape, jnp.float32)
+        )
         z = z.astype(jnp.float32)
         u = g.cdf(z)
         u_tilde, inside = perturb_or_quantize(u, draws, levels=float_levels, quantize_rate=quantize_rate, accept=accept)
-        loss = moments.latent_norm_loss(
-            z,
-            target_variance=g.variance if variance_weight else 1.0,
-            mean_weight=mean_weight,
-            variance_weight=variance_weight,
-            skewness_weight=skewness_weight,
-            kurtosis_weight=kurtosis_weight,
-        )
+        loss = norm.loss(z, g.variance if norm.variance_weight else 1.0)
         if uniformity_weight:
-            loss += uniformity_weight * moments.distance_from_uniform(uniform_key, u)
+            loss += uniformity_weight * distance_from_uniform(uniform_key, u)
         indices = lattice.to_indices(level_indices(u, float_levels), num_levels)
         info = {
             "acceptance_rate": inside.mean(dtype=jnp.float32),
@@ -153,14 +150,17 @@ def fsp(
         u = z.astype(jnp.float32) / _UNIT_VARIANCE + 0.5
         return lattice.to_indices(level_indices(u, float_levels), num_levels)
 
-    return Quantizer(
-        input_dim=dim,
-        latent_dim=dim,
-        codebook_size=math.prod(num_levels),
-        init=lambda key: ({}, {}),
-        train=train,
-        project=lambda z: to_unit_variance(g.cdf(z.astype(jnp.float32))),
-        fit=fit,
-        encode=encode,
-        decode=look_up,
+    return on_any_mesh(
+        Quantizer(
+            input_dim=dim,
+            latent_dim=dim,
+            codebook_size=math.prod(num_levels),
+            fitted_afterwards=False,
+            init=lambda key: ({}, {}),
+            train=train,
+            project=lambda z: to_unit_variance(g.cdf(z.astype(jnp.float32))),
+            fit=fit,
+            encode=encode,
+            decode=look_up,
+        )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -9,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import lattice
-from vpvae_jax.quantizers import moments
 from vpvae_jax.quantizers.activations import ACTIVATIONS
-from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, straight_through
+from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, on_any_mesh, straight_through
+from vpvae_jax.quantizers.latent_norm import OFF, LatentNorm
 
-_SHRINK = 1e-3  # the original bounds latents by this share inside the outermost cells
+_SHRINK = 1e-3  # the original bounds latents inside the outermost levels by this share
 
 
 def fsq(
@@ -22,10 +23,7 @@ def fsq(
     latent_dim: int | None = None,
     symmetric: bool = False,
     noise_rate: float = 0.0,
-    mean_weight: float = 0.0,
-    variance_weight: float = 0.0,
-    skewness_weight: float = 0.0,
-    kurtosis_weight: float = 0.0,
+    latent_norm: LatentNorm = OFF,
 ) -> Quantizer:
     """Finite scalar quantization: bound each dimension by tanh, round with straight-through.
 
@@ -34,15 +32,13 @@ def fsq(
     `2 round(a (L - 1)) / (L - 1) - 1`.
 
     Args:
-        levels: L_i of each dimension, at least 2; the codebook has their product of codes.
-        latent_dim: d, to be checked against the levels.
-        symmetric: the grid includes both ends of [-1, 1].
-        noise_rate: probability that a dimension gets uniform noise instead of being rounded: of one step of the grid
-            in the original, of `U(-1/2, 1/2) / L` on a in the symmetric variant (the paper's baseline has rate 0.5).
-        mean_weight: l1 of L_norm on z, off by default as the other weights are.
-        variance_weight: l2 of L_norm; its target is that of FSP with tanh.
-        skewness_weight: of the squared third moment in L_norm.
-        kurtosis_weight: of the squared excess fourth moment in L_norm.
+        levels: L_i of each dimension, at least 2; the number of codes is their product.
+        latent_dim: d, only to check the levels against.
+        symmetric: whether the grid includes both ends of [-1, 1].
+        noise_rate: probability that a dimension gets uniform noise instead of being rounded. The noise is as wide as
+            one step of the grid in the original, and `U(-1/2, 1/2) / L` on a in the symmetric variant (the paper's
+            baseline has rate 0.5).
+        latent_norm: weights of L_norm on z, off by default; its target variance is that of FSP with tanh.
 
     Returns:
         A `Quantizer` with `params = {}`, `state = {}`.
@@ -55,14 +51,15 @@ def fsq(
     num_levels = lattice.check_levels(levels, latent_dim)
     if not 0 <= noise_rate <= 1:
         raise ValueError(f"noise_rate={noise_rate}: expected a probability in [0, 1]")
+    norm = dataclasses.replace(latent_norm)
     dim, float_levels = len(num_levels), jnp.array(num_levels, jnp.float32)
-    # A latent x in grid units: level l is the whole number lowest + l, the decoder sees x / scale.
+    # A latent x in grid units: level l is the whole number lowest + l, the decoder takes x / scale.
     if symmetric:
         lowest, scale, noise_width = -(float_levels - 1) / 2, (float_levels - 1) / 2, 1 - 1 / float_levels
     else:
-        lowest, scale, noise_width = -(float_levels // 2), float_levels // 2, jnp.ones(dim)
+        lowest, scale, noise_width = -(float_levels // 2), float_levels // 2, jnp.ones(dim, jnp.float32)
     half_width = (float_levels - 1) * (1 - _SHRINK) / 2
-    offset = jnp.where(float_levels % 2 == 0, 0.5, 0.0)
+    offset = jnp.where(float_levels % 2 == 0, 0.5, 0.0).astype(jnp.float32)
     shift = jnp.tan(offset / half_width)
 
     def bound(z):
@@ -77,17 +74,10 @@ def fsq(
         z = z.astype(jnp.float32)
         x = bound(z)
         level = level_indices(x)
-        noisy = x + noise_width * (jax.random.uniform(noise_key, z.shape) - 0.5)
-        is_noisy = jax.random.uniform(select_key, z.shape) < noise_rate
+        noisy = x + noise_width * (jax.random.uniform(noise_key, z.shape, jnp.float32) - 0.5)
+        is_noisy = jax.random.uniform(select_key, z.shape, jnp.float32) < noise_rate
         x_tilde = straight_through(x, jnp.where(is_noisy, noisy, level + lowest))
-        loss = moments.latent_norm_loss(
-            z,
-            target_variance=ACTIVATIONS["tanh"].variance,
-            mean_weight=mean_weight,
-            variance_weight=variance_weight,
-            skewness_weight=skewness_weight,
-            kurtosis_weight=kurtosis_weight,
-        )
+        loss = norm.loss(z, ACTIVATIONS["tanh"].variance)
         info = {
             "move_length": jnp.linalg.norm(jax.lax.stop_gradient(x_tilde - x) / scale, axis=-1).mean(),
             "batch_usage": batch_usage(lattice.to_indices(level, num_levels), math.prod(num_levels)),
@@ -102,14 +92,17 @@ def fsq(
         del codebook
         return lattice.to_indices(level_indices(z.astype(jnp.float32) * scale), num_levels)
 
-    return Quantizer(
-        input_dim=dim,
-        latent_dim=dim,
-        codebook_size=math.prod(num_levels),
-        init=lambda key: ({}, {}),
-        train=train,
-        project=lambda z: bound(z.astype(jnp.float32)) / scale,
-        fit=fit,
-        encode=encode,
-        decode=look_up,
+    return on_any_mesh(
+        Quantizer(
+            input_dim=dim,
+            latent_dim=dim,
+            codebook_size=math.prod(num_levels),
+            fitted_afterwards=False,
+            init=lambda key: ({}, {}),
+            train=train,
+            project=lambda z: bound(z.astype(jnp.float32)) / scale,
+            fit=fit,
+            encode=encode,
+            decode=look_up,
+        )
     )

@@ -1,4 +1,4 @@
-"""What the paper sets for each codebook size, as keyword arguments of the factories."""
+"""The paper's settings for each codebook size, as keyword arguments of the factories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vpvae_jax.quantizers.base import Quantizer
 
 # Levels of FSP and FSQ; their number is also the latent dimension of the other methods.
 LEVELS = {
-    16: (4, 4),  # 16 and 64: ours
+    16: (4, 4),  # 16 and 64 are ours
     64: (4, 4, 4),
     256: (8, 6, 5),
     1024: (8, 5, 5, 5),
@@ -20,11 +20,14 @@ LEVELS = {
 
 
 def settings(factory: Callable[..., Quantizer], codebook_size: int) -> dict[str, Any]:
-    """Arguments of a method that depend on K: its levels, or K and d where d does not follow from K.
+    """Look up the arguments of a method that depend on K: its levels, or K and d where d does not follow from K.
 
     Args:
         factory: a value of `QUANTIZERS`.
         codebook_size: K, one of `LEVELS`.
+
+    Returns:
+        Keyword arguments for the factory.
 
     Raises:
         ValueError: another size.

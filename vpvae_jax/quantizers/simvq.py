@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import kmeans
-from vpvae_jax.quantizers.base import Quantizer, identity, look_up
+from vpvae_jax.quantizers.base import Quantizer, identity, look_up, on_any_mesh
 from vpvae_jax.quantizers.vq import quantize
 
 
 def simvq(codebook_size: int, latent_dim: int, *, commitment_weight: float = 0.25) -> Quantizer:
     """Vector quantization with the codebook `C W + b`, C frozen.
 
-    Loss `mean (sg(z) - q)^2 + beta * mean (z - sg(q))^2`. The codebook that is fitted and decoded with is the
-    projected one; the published code decodes indices with C itself, which is another codebook.
+    Loss `mean (sg(z) - q)^2 + beta * mean (z - sg(q))^2`. `fit` returns the projected codebook, which `decode` uses;
+    the published code decodes indices with C itself, which is another codebook.
 
     Args:
-        codebook_size: K.
+        codebook_size: K, number of codes.
         latent_dim: d.
-        commitment_weight: beta.
+        commitment_weight: beta, 0 or more.
 
     Returns:
         A `Quantizer`; W and b are in `params`, C in the state.
@@ -33,7 +33,7 @@ def simvq(codebook_size: int, latent_dim: int, *, commitment_weight: float = 0.2
     """
     kmeans.check_codebook(codebook_size, latent_dim)
     if not commitment_weight >= 0:
-        raise ValueError(f"commitment_weight={commitment_weight}: expected 0 or more")
+        raise ValueError(f"commitment_weight={commitment_weight}: expected 0 or more, 0 turns the term off")
 
     def init(key):
         codebook_key, kernel_key, bias_key = jax.random.split(key, 3)
@@ -55,14 +55,17 @@ def simvq(codebook_size: int, latent_dim: int, *, commitment_weight: float = 0.2
         del latents, key
         return projected(params, state)
 
-    return Quantizer(
-        input_dim=latent_dim,
-        latent_dim=latent_dim,
-        codebook_size=codebook_size,
-        init=init,
-        train=train,
-        project=identity,
-        fit=fit,
-        encode=kmeans.assign,
-        decode=look_up,
+    return on_any_mesh(
+        Quantizer(
+            input_dim=latent_dim,
+            latent_dim=latent_dim,
+            codebook_size=codebook_size,
+            fitted_afterwards=False,
+            init=init,
+            train=train,
+            project=identity,
+            fit=fit,
+            encode=kmeans.assign,
+            decode=look_up,
+        )
     )

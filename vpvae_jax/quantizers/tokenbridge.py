@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import lattice
-from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up
+from vpvae_jax.quantizers.base import Quantizer, batch_usage, look_up, on_any_mesh
 
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)  # latent diffusion
 
 
 def bin_means(num_bins: int) -> jax.Array:
-    """Means of N(0, 1) within its `num_bins` equally likely bins, `(num_bins,)` float32 ascending.
+    """Compute the means of N(0, 1) within its `num_bins` equally likely bins, `(num_bins,)` float32 ascending.
 
-    `n * (pdf(a_i) - pdf(a_{i+1}))` with boundaries a_i at the quantiles i / n. The published bins are cut at +-3, which
-    makes the outer of four +-1.2602 instead of +-1.2711.
+    `n * (pdf(a_i) - pdf(a_{i+1}))` with boundaries a_i at the quantiles i / n. The published bins are cut at +-3, so
+    that the outer two of four means are +-1.2602 instead of +-1.2711.
     """
-    boundaries = jax.scipy.stats.norm.ppf(jnp.arange(num_bins + 1) / num_bins)
+    boundaries = jax.scipy.stats.norm.ppf(jnp.arange(num_bins + 1, dtype=jnp.float32) / num_bins)
     densities = jax.scipy.stats.norm.pdf(boundaries)
     return num_bins * (densities[:-1] - densities[1:])
 
@@ -34,9 +34,9 @@ def tokenbridge(
     Args:
         codebook_size: K, a power of `bins`.
         latent_dim: d; default the one with `bins**d = codebook_size`.
-        bins: number of bins of a dimension.
-        kl_weight: of the divergence in nats, summed over a token's dimensions, mean over tokens. Latent diffusion
-            publishes 1e-6 for sums over an image, beside a reconstruction loss that is summed too.
+        bins: number of bins of a dimension, at least 2.
+        kl_weight: weight, 0 or more, of the divergence in nats, summed over a token's dimensions, mean over tokens.
+            Latent diffusion publishes 1e-6 for sums over an image, with a reconstruction loss that is a sum too.
 
     Returns:
         A `Quantizer` with `input_dim = 2 d` (mean and logarithm of the variance), `params = {}`, `state = {}`.
@@ -61,7 +61,7 @@ def tokenbridge(
             f"latent_dim={latent_dim} but {bins} bins in each of {dim} dimensions make {codebook_size} codes"
         )
     if not kl_weight >= 0:
-        raise ValueError(f"kl_weight={kl_weight}: expected 0 or more")
+        raise ValueError(f"kl_weight={kl_weight}: expected 0 or more, 0 turns the term off")
     levels = lattice.check_levels((bins,) * dim)
     means = bin_means(bins)
 
@@ -77,7 +77,7 @@ def tokenbridge(
         del params
         mean = project(z)
         log_variance = jnp.clip(z[..., dim:].astype(jnp.float32), *_LOG_VARIANCE_RANGE)
-        noise = jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        noise = jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape, jnp.float32)
         divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=-1).mean()
         info = {
             "kl": jax.lax.stop_gradient(divergence),
@@ -90,14 +90,17 @@ def tokenbridge(
         del params, state, latents, key
         return means[lattice.all_levels(levels)]
 
-    return Quantizer(
-        input_dim=2 * dim,
-        latent_dim=dim,
-        codebook_size=codebook_size,
-        init=lambda key: ({}, {}),
-        train=train,
-        project=project,
-        fit=fit,
-        encode=encode,
-        decode=look_up,
+    return on_any_mesh(
+        Quantizer(
+            input_dim=2 * dim,
+            latent_dim=dim,
+            codebook_size=codebook_size,
+            fitted_afterwards=False,
+            init=lambda key: ({}, {}),
+            train=train,
+            project=project,
+            fit=fit,
+            encode=encode,
+            decode=look_up,
+        )
     )

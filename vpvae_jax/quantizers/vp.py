@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vpvae_jax.codebooks import kmeans
-from vpvae_jax.neighbors import check_approximate
 from vpvae_jax.perturbation import calibration, memory, metropolis, neighbor
-from vpvae_jax.quantizers import moments
-from vpvae_jax.quantizers.base import Quantizer, fit_by_kmeans, identity, look_up
+from vpvae_jax.quantizers.base import Quantizer, fit_by_kmeans, identity, look_up, on_any_mesh
+from vpvae_jax.quantizers.latent_norm import AUTHORS, LatentNorm
 
 MOVES = ("metropolis", "neighbor")
 _NEIGHBORS_PER_DIM = 16  # M = round(16 d): the authors' setting
 
 
 class VPState(NamedTuple):
-    """What VP carries through training."""
+    """State that VP carries through training."""
 
     memory: memory.Memory
-    calibration: calibration.Calibration  # at rest unless eta is "auto"
+    calibration: calibration.Calibration  # constant unless eta is "auto"
 
 
 def vp(
@@ -36,38 +36,30 @@ def vp(
     k_radius: int | None = None,
     k_density: int = 8,
     capacity: int | None = None,
-    approximate: float = 0.0,
     push_fraction: float = 0.01,
-    mean_weight: float = moments.MEAN_WEIGHT,
-    variance_weight: float = moments.VARIANCE_WEIGHT,
-    skewness_weight: float = 0.0,
-    kurtosis_weight: float = 0.0,
+    latent_norm: LatentNorm = AUTHORS,
     kmeans_iterations: int = 100,
 ) -> Quantizer:
-    """Variational-perturbation quantizer: no codebook during training.
+    """Vector perturbation: no codebook during training.
 
     Args:
-        codebook_size: K, number of codes that a fit makes.
-        latent_dim: d, at most 16 advised.
-        move: "metropolis": one Metropolis-Hastings step (`perturbation.metropolis`); "neighbor": to one of the M
-            nearest latents of the memory, our own variant (`perturbation.neighbor`).
+        codebook_size: K, number of codes that `fit` makes.
+        latent_dim: d. At most 8 with `move="metropolis"`: above it most moves are rejected (warned, the rates are in
+            `metropolis.perturb`).
+        move: "metropolis": one Metropolis-Hastings step (`perturbation.metropolis`); "neighbor": a move to one of the M
+            nearest latents of the memory, our own variant, which rejects nothing (`perturbation.neighbor`).
         accept: rule of the Metropolis-Hastings step, "metropolis", "density" or "always", see `metropolis.perturb`.
-        eta: scale of the perturbation, dimensionless, positive; "auto" steers it during training so that latents are
-            moved as far as k-means would move them (`perturbation.calibration`, which tells where it cannot).
+        eta: scale of the perturbation, dimensionless, positive. "auto" adjusts it during training so that latents move
+            as far as k-means would move them (`perturbation.calibration` says where it cannot).
         match: with `eta="auto"`, which length of the moves is matched, "mean" or "rms".
-        calibrate_every: with `eta="auto"`, steps from one k-means on the memory to the next.
+        calibrate_every: with `eta="auto"`, steps from one k-means on the memory to the next, at least 1.
         k_radius: M, neighbour rank that sets the radius; default `16 d`.
         k_density: k, neighbour rank that sets the density.
         capacity: |S|, latents in the memory; default `K * M`, so that a ball to the M-th neighbour holds the mass of
-            one of K cells. Another capacity keeps M as given and so perturbs as a codebook of size |S| / M would.
-        approximate: relative error that the distances of the Metropolis-Hastings step may have, for speed; 0 is exact,
-            and the only value with which a resumed run repeats itself bit for bit.
-        push_fraction: share of each batch's tokens that enters the memory, at least one token.
-        mean_weight: l1 of L_norm; 0 turns the term off.
-        variance_weight: l2 of L_norm; 0 turns the term off.
-        skewness_weight: of the squared third moment in L_norm, off by default; the authors' preset for it has 0.06.
-        kurtosis_weight: of the squared excess fourth moment, off by default; the authors' preset has 0.05.
-        kmeans_iterations: upper bound on Lloyd iterations of a fit.
+            one of K cells. Another capacity keeps M, and so perturbs as a codebook of size |S| / M would.
+        push_fraction: share of each batch's tokens that is pushed to the memory, in (0, 1], at least one token.
+        latent_norm: weights of L_norm.
+        kmeans_iterations: upper bound on the Lloyd iterations of `fit`.
 
     Returns:
         A `Quantizer` with `params = {}`, `state` a `VPState`.
@@ -75,16 +67,15 @@ def vp(
     Raises:
         ValueError: a setting that cannot work, with its remedy.
 
+    Avoid when: d is above 8 and `move="metropolis"`, see `metropolis.perturb`.
+
     Source: arXiv 2602.17133; the defaults are those of the authors' code.
     """
     kmeans.check_codebook(codebook_size, latent_dim)
     if move not in MOVES:
         raise ValueError(f"move={move!r}: expected one of {', '.join(MOVES)}")
     if move == "neighbor" and accept != "metropolis":
-        raise ValueError(f"accept={accept!r} with move='neighbor', which rejects nothing: leave accept as it is")
-    check_approximate(approximate)
-    if move == "neighbor" and approximate:
-        raise ValueError(f"approximate={approximate} with move='neighbor', whose search is exact: leave it at 0")
+        raise ValueError(f"accept={accept!r} with move='neighbor', which rejects nothing: leave accept='metropolis'")
     if isinstance(eta, str) and eta != "auto":
         raise ValueError(f"eta={eta!r}: expected a positive number or 'auto'")
     if match not in calibration.MATCH:
@@ -106,10 +97,12 @@ def vp(
         k_density=k_density,
         eta=start_eta,
         accept=accept,
+        rejects=move == "metropolis",
     )
+    norm = dataclasses.replace(latent_norm)
     if is_auto and num_samples < codebook_size:
         raise ValueError(
-            f"capacity={num_samples} latents in the memory cannot tell the error of {codebook_size} codes: "
+            f"capacity={num_samples} latents in the memory are too few to measure the error of {codebook_size} codes: "
             f"raise it, or set eta to a number"
         )
 
@@ -122,7 +115,7 @@ def vp(
         z = z.astype(jnp.float32)
         samples, step_eta = state.memory.samples, state.calibration.eta
         info = {"eta": step_eta}
-        with jax.named_scope("perturbation"):  # benchmarks/train_step.py finds its time by this name
+        with jax.named_scope("perturbation"):  # benchmarks/train_step.py looks for this name
             if move == "neighbor":
                 z_tilde, _ = neighbor.perturb_to_neighbor(perturb_key, samples, z, k_radius=radius_rank, eta=step_eta)
             else:
@@ -134,16 +127,9 @@ def vp(
                     k_density=k_density,
                     eta=step_eta,
                     accept=accept,
-                    approximate=approximate,
                 )
                 info |= {"acceptance_rate": step.acceptance_rate, "radius": step.radius.mean()}
-        loss = moments.latent_norm_loss(
-            z,
-            mean_weight=mean_weight,
-            variance_weight=variance_weight,
-            skewness_weight=skewness_weight,
-            kurtosis_weight=kurtosis_weight,
-        )
+        loss = norm.loss(z)
         moved = jax.lax.stop_gradient(z_tilde - z)
         info["move_length"] = jnp.linalg.norm(moved, axis=-1).mean()
         calibrated = state.calibration
@@ -163,14 +149,17 @@ def vp(
             new_memory = memory.push(state.memory, pushed)
         return z_tilde, VPState(new_memory, calibrated), loss, info
 
-    return Quantizer(
-        input_dim=latent_dim,
-        latent_dim=latent_dim,
-        codebook_size=codebook_size,
-        init=init,
-        train=train,
-        project=identity,
-        fit=fit_by_kmeans(codebook_size, kmeans_iterations),
-        encode=kmeans.assign,
-        decode=look_up,
+    return on_any_mesh(
+        Quantizer(
+            input_dim=latent_dim,
+            latent_dim=latent_dim,
+            codebook_size=codebook_size,
+            fitted_afterwards=True,
+            init=init,
+            train=train,
+            project=identity,
+            fit=fit_by_kmeans(codebook_size, kmeans_iterations),
+            encode=kmeans.assign,
+            decode=look_up,
+        )
     )

@@ -1,10 +1,11 @@
-"""The kernels of `kd_tree`: how points enter and leave its nodes, and how they are searched.
+"""Compiled kernels of `kd_tree`: they move points between its nodes and search them.
 
-One file on purpose: numba's cache watches the file of a kernel, not those of the kernels that it calls.
+One file on purpose: numba's cache watches the file of a kernel, not the files of the kernels that it calls.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import numba
@@ -22,11 +23,24 @@ _NO_BOUND = np.float32(np.finfo(np.float32).max)  # not inf: free slots are infi
 
 
 def _jit(function):
-    """Compile at the first call, for this and later processes."""
+    """Compile at the first call, for this process and, where a cache can be written, for later ones."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no directory for the cache can be written
+        kernel = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no directory for the cache is writable
         return numba.njit(nogil=True)(function)
+    # The cache only saves time: a kernel that is compiled but cannot be stored, on a full disk, is used all the same.
+    cache = getattr(kernel, "_cache", None)
+    if cache is not None:
+        cache.save_overload = _without_os_errors(cache.save_overload)
+    return kernel
+
+
+def _without_os_errors(save):
+    def save_if_possible(*arguments):
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    return save_if_possible
 
 
 class Nodes(NamedTuple):
@@ -76,7 +90,7 @@ def fill(nodes, rows, order):
 
 @_jit
 def _select_rows(rows, order, start, stop, nth, x):
-    """Hoare's selection: the row that is nth by coordinate x in its place, none larger before, none smaller after."""
+    """Put the row that is nth by coordinate x in its place: none larger before it, none smaller after (Hoare)."""
     low, high = start, stop - 1
     dim = rows.shape[1]
     while low < high:
@@ -104,7 +118,7 @@ def _select_rows(rows, order, start, stop, nth, x):
 
 @_jit
 def _put(nodes, leaf, point, row):
-    """Add a point to a leaf with room; all boxes above grow around it."""
+    """Add a point to a leaf that has room, and extend the boxes above to hold it."""
     slot = nodes.counts[leaf]
     nodes.counts[leaf] = slot + 1
     nodes.ids[leaf, slot] = row
@@ -123,7 +137,7 @@ def _put(nodes, leaf, point, row):
 
 @_jit
 def _take(nodes, row):
-    """Remove a point from its leaf, whose last one fills the gap."""
+    """Remove a point from its leaf and fill the gap with the leaf's last point."""
     leaf, slot = nodes.slots[row] // CAPACITY, nodes.slots[row] % CAPACITY
     last = nodes.counts[leaf] - 1
     nodes.counts[leaf] = last
@@ -136,7 +150,7 @@ def _take(nodes, row):
 
 @_jit
 def move(nodes, old, new, rows):
-    """Replace rows in the tree and in `old`; False, with the tree in disorder, once a leaf has no room."""
+    """Replace rows in the tree and in `old`. False once a leaf has no room: the tree is then unusable until a build."""
     for row in rows:
         _take(nodes, row)
     for row in rows:
@@ -150,6 +164,7 @@ def move(nodes, old, new, rows):
 
 @_jit
 def _leaf_of(nodes, point):
+    """Find the leaf of the part of space that the point is in."""
     num_inner = len(nodes.split_dims)
     node = 0
     while node < num_inner:
@@ -159,7 +174,7 @@ def _leaf_of(nodes, point):
 
 @_jit
 def differing_rows(old, new, limit):
-    """Rows whose bits differ; more than `limit` if there are more, but not all of them."""
+    """List the rows whose bits differ; the list may end early once it is longer than `limit`."""
     rows = np.empty(limit + 1, np.int64)
     count = 0
     num_rows, dim = old.shape
@@ -168,7 +183,7 @@ def differing_rows(old, new, limit):
         stop = min(start + _BLOCK, num_rows)
         block_old, block_new = flat_old[start * dim : stop * dim], flat_new[start * dim : stop * dim]
         num_differing = 0
-        for i in range(len(block_old)):  # vectorized: most blocks are as they were
+        for i in range(len(block_old)):  # vectorized: most blocks are unchanged
             num_differing += block_old[i] != block_new[i]
         if num_differing == 0:
             continue
@@ -185,14 +200,14 @@ def differing_rows(old, new, limit):
 
 @_jit
 def route(nodes, queries, start, stop, leaves):
-    """The leaf that each of the queries start..stop falls into."""
+    """Find the leaf of each of the queries start..stop."""
     for i in range(start, stop):
         leaves[i] = _leaf_of(nodes, queries[i])
 
 
 @_jit
 def order_of(leaves, num_leaves):
-    """Queries in the order of their leaves, which is an order in space (counting sort)."""
+    """Sort queries by their leaves, which is an order in space (counting sort)."""
     starts = np.zeros(num_leaves + 1, np.int64)
     for leaf in leaves:
         starts[leaf + 1] += 1
@@ -207,7 +222,7 @@ def order_of(leaves, num_leaves):
 
 @_jit
 def _nth_smallest(numbers, count, nth, high):
-    """The nth smallest of the first `count` numbers, 1 for the smallest; they are the bits of floats in 0..high.
+    """Find the nth smallest of the first `count` numbers, 1 for the smallest; they are the bits of floats in 0..high.
 
     By bisection: counting some hundred numbers takes a few vector instructions, where a partition mispredicts every
     other branch.
@@ -237,7 +252,7 @@ def _nth_smallest(numbers, count, nth, high):
 
 @_jit
 def _last_row(numbers, rows, count, limit, num_kept):
-    """The largest row that is kept among those whose number is the limit, the `num_kept`-th smallest number."""
+    """Find the largest row to keep among those whose number is the limit, the `num_kept`-th smallest number."""
     num_ties = 0
     for i in range(count):
         num_kept -= numbers[i] < limit
@@ -261,7 +276,7 @@ def _last_row(numbers, rows, count, limit, num_kept):
 
 @_jit
 def _keep(numbers, rows, count, limit, num_kept):
-    """Move the `num_kept` smallest numbers and their rows to the front; the limit is the largest of them."""
+    """Move the `num_kept` smallest numbers and their rows to the front; `limit` is the largest of them."""
     last_row = _last_row(numbers, rows, count, limit, num_kept)
     kept = 0
     for i in range(count):
@@ -273,7 +288,7 @@ def _keep(numbers, rows, count, limit, num_kept):
 
 @_jit
 def _open(nodes, node, query, gaps, gap_bits, pending):
-    """Gap from the query to the box of each child of a node, see `search`."""
+    """Measure the gap from the query to the box of each child of a node, see `search`."""
     for place in range(WIDTH):
         gaps[place] = 0
     for x in range(len(query)):
@@ -288,7 +303,7 @@ def _open(nodes, node, query, gaps, gap_bits, pending):
 
 @_jit
 def _square(nodes, leaf, query, squared, used):
-    """Squared distance from the query to the points of a leaf, in its first `used` slots."""
+    """Square the distances from the query to the points of a leaf, in its first `used` slots."""
     for slot in range(used):
         squared[slot] = 0
     for x in range(len(query)):
@@ -299,12 +314,13 @@ def _square(nodes, leaf, query, squared, used):
 
 
 @_jit
-def search(nodes, queries, steps, scale, order, ranks, by_index, share, distances, rows, moved):
-    """Answer the queries of `order`, and each again where a step leads it, in units of its distance in column `scale`.
+def search(nodes, queries, steps, scale, order, ranks, by_index, distances, rows, moved):
+    """Search the queries of `order`, then search again from where a step moves each query.
 
-    How often is the second dimension of the distances, 1 or more; `moved` is where the last step led.
+    A step is scaled by the query's distance in column `scale`. The second dimension of `distances` is the number of
+    searches, 1 or more; `moved` gets the position after the last step.
 
-    Squared distances are kept as the bits of the float, an int32: they sort as the floats do, none being negative.
+    Squared distances are kept as the bits of the float, an int32: they sort as the floats do, since none is negative.
     """
     num_stages, dim = distances.shape[1], queries.shape[1]
     num_levels, num_ranks = len(nodes.level_starts), ranks.shape[1]
@@ -322,8 +338,8 @@ def search(nodes, queries, steps, scale, order, ranks, by_index, share, distance
     bound_bits = bound.view(np.int32)
     gap = np.empty(1, np.float32)
     nearest_bits = gap.view(np.int32)
-    # The nodes on the way down, and of each the children not yet visited: the bits of the gap to the child's box, whose
-    # last ones are the number of the child, which lowers the gap by at most 2e-6.
+    # The nodes on the way down and, for each, its children not yet visited, as the bits of the gap to the child's box.
+    # The last bits are replaced by the number of the child, which lowers the gap by at most 2e-6 of itself.
     path = np.zeros(_MAX_LEVELS, np.int64)
     pending = np.empty((_MAX_LEVELS, WIDTH), np.int32)
     query, previous = np.empty(dim, np.float32), np.zeros(dim, np.float32)
@@ -345,7 +361,8 @@ def search(nodes, queries, steps, scale, order, ranks, by_index, share, distance
                     distances[i, stage, r] = np.nan
                 continue
             num_kept = ranks[i, num_ranks - 1]
-            # A ball around the previous point held as many, and a ball around this one holds it; rounding is allowed
+            # The ball around the previous point held enough points, and this larger ball contains it. 1.00001 allows
+            # for rounding.
             bound[0] = min((previous_distance + np.sqrt(shift)) ** 2 * np.float32(1.00001), _NO_BOUND)
             while True:
                 count, level = 0, 0
@@ -358,7 +375,7 @@ def search(nodes, queries, steps, scale, order, ranks, by_index, share, distance
                     for place in range(WIDTH):
                         nearest = min(nearest, pending[level, place])
                     nearest_bits[0] = nearest & ~_CHILD_BITS
-                    if not (gap[0] < bound[0] * share or (by_index and gap[0] == bound[0])):
+                    if not (gap[0] < bound[0] or (by_index and gap[0] == bound[0])):
                         level -= 1
                         is_new = False
                         continue
@@ -391,7 +408,7 @@ def search(nodes, queries, steps, scale, order, ranks, by_index, share, distance
             previous[:] = query
             previous_distance = np.float32(np.inf)
             for r in range(num_ranks - 1, -1, -1):
-                if count < ranks[i, r]:  # the others are farther than float32 can tell
+                if count < ranks[i, r]:  # the others are farther than float32 can hold
                     distances[i, stage, r] = np.inf
                     continue
                 bound_bits[0] = _nth_smallest(found_bits, count, ranks[i, r], bound_bits[0])

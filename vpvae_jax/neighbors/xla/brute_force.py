@@ -1,7 +1,7 @@
-"""Nearest neighbours by scanning every sample in tiles of bounded size: any XLA platform, exact.
+"""A backend that scans every sample, in tiles of bounded size: any XLA platform, exact. See `neighbors.backend`.
 
-Distances come from coordinate differences, not from the expansion |x|^2 - 2xy + |y|^2: they are exact at zero
-and keep float32 precision for close points.
+Distances come from coordinate differences, not from the expansion |x|^2 - 2xy + |y|^2: they are exact at zero and keep
+float32 precision for close points.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vpvae_jax.neighbors.query_chunks import map_queries, varying_like
+from vpvae_jax.neighbors.sharding import varying_like
+from vpvae_jax.neighbors.xla.query_chunks import map_queries, search_along
 
 _MAX_SAMPLE_TILE = 16_384
 
 
 def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int, ...]) -> jax.Array:
-    """See `vpvae_jax.neighbors.neighbor_distances`.
+    """Search as `vpvae_jax.neighbors.neighbor_distances` describes.
 
     Avoid when: on a CPU, where XLA's `top_k` is 20 to 60 times slower than the tree.
     """
@@ -30,15 +31,22 @@ def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int,
             candidates = jnp.concatenate([smallest, squared], axis=1)
             return -jax.lax.top_k(-candidates, num_kept)[0]
 
-        start = jnp.full((query_tile.shape[0], num_kept), jnp.inf)
+        start = jnp.full((query_tile.shape[0], num_kept), jnp.inf, jnp.float32)
         smallest = _scan_samples(samples, query_tile, start, merge)
         return nan_where_not_finite(query_tile, jnp.sqrt(smallest[:, columns]))
 
     return map_queries(search, queries, min(samples.shape[0], _MAX_SAMPLE_TILE))
 
 
+def neighbor_distances_along(
+    samples: jax.Array, queries: jax.Array, steps: jax.Array, ranks: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Search as `vpvae_jax.neighbors.neighbor_distances_along` describes."""
+    return search_along(neighbor_distances, samples, queries, steps, ranks)
+
+
 def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """See `vpvae_jax.neighbors.nearest`; of several nearest samples the first is taken."""
+    """Search as `vpvae_jax.neighbors.nearest` describes; of several nearest samples the first is taken."""
 
     def search(query_tile: jax.Array) -> tuple[jax.Array, jax.Array]:
         def merge(best, squared, offset):
@@ -47,7 +55,7 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
             return jnp.where(closer, index.astype(jnp.int32) + offset, best[0]), jnp.where(closer, smallest, best[1])
 
         num = query_tile.shape[0]
-        start = (jnp.zeros((num,), jnp.int32), jnp.full((num,), jnp.inf))
+        start = (jnp.zeros((num,), jnp.int32), jnp.full((num,), jnp.inf, jnp.float32))
         index, squared = _scan_samples(samples, query_tile, start, merge)
         return index, nan_where_not_finite(query_tile, jnp.sqrt(squared)[:, None])[:, 0]
 
@@ -55,7 +63,7 @@ def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
-    """See `vpvae_jax.neighbors.neighbor_at_rank`; of equally near samples the earlier has the lower rank."""
+    """Search as `vpvae_jax.neighbors.neighbor_at_rank` describes; of equally near samples the first ranks lower."""
 
     def search(tile: tuple[jax.Array, jax.Array]) -> jax.Array:
         query_tile, rank_tile = tile
@@ -68,7 +76,7 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
             return -smallest, indices
 
         shape = (query_tile.shape[0], max_rank)
-        start = (jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32))
+        start = (jnp.full(shape, jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32))
         _, indices = _scan_samples(samples, query_tile, start, merge)
         found = jnp.take_along_axis(indices, rank_tile[:, None] - 1, axis=1)[:, 0]
         return jnp.where(jnp.isfinite(query_tile).all(axis=1), found, 0)
@@ -77,7 +85,7 @@ def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, m
 
 
 def nan_where_not_finite(queries: jax.Array, distances: jax.Array) -> jax.Array:
-    """`(n, r)` distances, NaN in the rows of queries that are not finite."""
+    """Put NaN in the rows of `(n, r)` distances whose queries are not finite."""
     return jnp.where(jnp.isfinite(queries).all(axis=1, keepdims=True), distances, jnp.nan)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vpvae_jax import neighbors
-from vpvae_jax.neighbors import query_chunks, tiles
-from vpvae_jax.neighbors.kd_tree import KDTree
+from vpvae_jax.neighbors.cpu.kd_tree import KDTree
+from vpvae_jax.neighbors.xla import query_chunks, tiles
 
 RANKS = (8, 48)
 
@@ -28,20 +28,20 @@ def assert_exact(samples, queries, ranks=RANKS):
 
 
 @pytest.mark.parametrize(
-    "dim", [pytest.param(dim, marks=[] if dim in (1, 3, 16) else pytest.mark.slow) for dim in range(1, 17)]
+    "dim", [pytest.param(dim, marks=[] if dim in (1, 5) else pytest.mark.system) for dim in (1, 2, 3, 4, 5, 8, 16)]
 )
 def test_every_dimension(small_tiles, dim):
     assert_exact(draw(600, dim), draw(37, dim, seed=1))
 
 
-@pytest.mark.parametrize("num_samples", [48, 49, 63, 64, 65, 129, 1000])
+@pytest.mark.parametrize("num_samples", [48, 65, 1000])
 def test_numbers_of_samples_that_no_tile_divides(small_tiles, num_samples):
     # Away from the origin a padding row, if it were zero, would be the farthest; near it the nearest.
     for shift in (0.0, 50.0):
         assert_exact(draw(num_samples, 3) + shift, draw(11, 3, seed=1) + shift)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_repeated_collinear_and_tied_samples(small_tiles):
     line = jnp.arange(200.0)[:, None] * jnp.array([[1.0, 2.0, -1.0]])
     grid = jnp.stack(jnp.meshgrid(*[jnp.arange(6.0)] * 3), axis=-1).reshape(-1, 3)
@@ -62,7 +62,7 @@ def test_a_query_that_is_not_finite_gets_nan_and_spoils_no_other(small_tiles):
     np.testing.assert_array_equal(found[6:], expected[6:])
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_most_samples_are_never_looked_at(monkeypatch):
     """The rounds that 65,536 samples take, from a search that is allowed as many rounds as it wants."""
     samples, queries = draw(65_536, 4), draw(200, 4, seed=1)
@@ -81,24 +81,13 @@ def test_most_samples_are_never_looked_at(monkeypatch):
     assert num_scanned < 0.15 * len(samples)
 
 
-@pytest.mark.parametrize("approximate", [0.5, 2.0])
-def test_an_approximate_distance_keeps_its_bound(small_tiles, monkeypatch, approximate):
-    monkeypatch.setattr(query_chunks, "MAX_ELEMENTS", 1)  # a query a chunk, or the rounds of the hardest are all's
-    samples, queries = draw(3000, 4), draw(100, 4, seed=1)
-    exact = KDTree(np.asarray(samples)).distances(np.asarray(queries), np.array(RANKS))
-    found = tiles.neighbor_distances(samples, queries, RANKS, approximate=approximate)
-    assert (found >= exact * (1 - 1e-6)).all()
-    assert (found <= (1 + approximate) * exact).all()
-    assert (found > exact * 1.01).any()
-
-
 def test_the_whole_matrix_of_distances_never_exists():
     samples, queries = draw(100_000, 3), draw(2_000, 3, seed=1)
     compiled = jax.jit(lambda s, q: tiles.neighbor_distances(s, q, RANKS)).lower(samples, queries).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * 4 * 100_000 * 2_000
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_vmap_over_memories(small_tiles):
     samples, queries = draw(3 * 200, 2).reshape(3, 200, 2), draw(3 * 7, 2, seed=1).reshape(3, 7, 2)
     found = jax.vmap(lambda s, q: tiles.neighbor_distances(s, q, RANKS))(samples, queries)
@@ -113,6 +102,6 @@ def test_other_platforms_than_cpu_take_tiles_where_they_prune(num_samples, dim, 
     assert ("@argsort" in lowered.as_text()) == is_tiled
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_million_samples():
     assert_exact(draw(1_000_003, 5), draw(300, 5, seed=1))

@@ -1,0 +1,1 @@
+"""Neighbour search by numpy and numba on the host's cores."""

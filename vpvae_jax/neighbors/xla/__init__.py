@@ -1,0 +1,1 @@
+"""Neighbour search by XLA, on any of its platforms."""
