@@ -44,7 +44,7 @@ class Preemption:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
         if self._asked and error_type is None:  # while the last step was being saved
-            raise Stopped("asked to stop: the last step is saved; run the same command again to go on")
+            raise Stopped("asked to stop: the last step is saved; run the same command again to resume")
 
     @staticmethod
     def begin_at(step: int) -> None:
@@ -66,7 +66,7 @@ def stop_on_sigterm() -> None:
     """Have SIGTERM end this program by `Stopped`, where nothing needs saving; `Preemption` is for where it does."""
 
     def stop(*_):
-        raise Stopped("asked to stop: finished checkpoints are kept; run the same command again to go on")
+        raise Stopped("asked to stop: finished checkpoints are kept; run the same command again to resume")
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 import secrets
@@ -15,9 +16,7 @@ from jax._src import distributed as runtime  # for a barrier of the runtime's ow
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from vpvae_jax.data.batches import Process
-from vpvae_jax.data.sources import FolderSource, TfdsSource, fingerprint
-from vpvae_jax.errors import ConfigError
+from vpvae_jax.runtime.errors import ConfigError
 
 DATA_AXIS = "data"
 _PATIENCE_SECONDS = 10 * 24 * 3600  # of a process that is done, while others still evaluate or the first writes
@@ -27,6 +26,21 @@ _ANY = "surrogateescape"
 _OF_ITS_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
 _SIGNS_OF_PEERS = ("Gloo", "oordination service", "heartbeat", "Barrier")
 _TOKEN = ".seen_by_all"  # in the work directory, while the processes look whether it is one
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of the processes of a run."""
+
+    index: int  # 0..count - 1
+    count: int
+
+    def share(self, num: int) -> range:
+        """Which of `num` things belong to this process; together the processes have all, in order."""
+        return range(num * self.index // self.count, num * (self.index + 1) // self.count)
+
+
+ALONE = Process(0, 1)
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -172,15 +186,6 @@ def lost_peer(error: BaseException) -> str:
             return words.strip().splitlines()[0][:200]
         cause = cause.__cause__ or cause.__context__
     return ""
-
-
-def check_same_data(source: FolderSource | TfdsSource) -> None:
-    """Raise ConfigError in every process unless all read the same records, as far as a sample of them tells."""
-    if jax.process_count() > 1:
-        check_same(
-            {"the sha256 of a sample": fingerprint(source)},
-            "has other data (give all hosts the same files, or data on a file system that all mount)",
-        )
 
 
 def check_same(values: dict[str, str], complaint: str) -> None:

@@ -3,9 +3,9 @@ import signal
 
 import pytest
 
-from vpvae_jax.data.images import ImageDecoder
 from vpvae_jax.data.sources import Record
-from vpvae_jax.training.preemption import Preemption, Stopped, stop_on_sigterm
+from vpvae_jax.images.decoding import ImageDecoder
+from vpvae_jax.runtime.preemption import Preemption, Stopped, stop_on_sigterm
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What a user can mend: `main` shows these as one line and exits with 1, everything else is a bug with a traceback."""
+"""Errors that a user can fix: `main` shows them as one line and exits with 1. Any other is a bug with a traceback."""
 
 
 class UserError(Exception):

@@ -1,11 +1,13 @@
 import importlib.metadata
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
 from tests import tiny
-from vpvae_jax import xla_flags
+from vpvae_jax.runtime import environment
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -22,32 +24,58 @@ def version(monkeypatch):
 @pytest.mark.parametrize(("num_cores", "value"), [(1, "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"), (2, "")])
 def test_the_flag_is_added_to_what_is_set(monkeypatch, version, num_cores, value):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    monkeypatch.setattr(xla_flags, "_num_cores", lambda: num_cores)
-    xla_flags.set_cpu_flags()
-    flags = xla_flags.os.environ["XLA_FLAGS"].split()
+    monkeypatch.setattr(environment, "num_cores", lambda: num_cores)
+    environment.set_cpu_flags()
+    flags = os.environ["XLA_FLAGS"].split()
     assert flags == ["--xla_force_host_platform_device_count=2", f"{FLAG}={value}"]
 
 
 def test_the_users_choice_stays(monkeypatch, version):
     monkeypatch.setenv("XLA_FLAGS", f"{FLAG}=LIBRARY_FUSION_TYPE_INVALID")
-    xla_flags.set_cpu_flags()
-    assert xla_flags.os.environ["XLA_FLAGS"] == f"{FLAG}=LIBRARY_FUSION_TYPE_INVALID"
+    environment.set_cpu_flags()
+    assert os.environ["XLA_FLAGS"] == f"{FLAG}=LIBRARY_FUSION_TYPE_INVALID"
 
 
 def test_a_version_that_was_not_tried_gets_no_flag(monkeypatch, version):
     version("0.11.0")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    xla_flags.set_cpu_flags()
-    assert "XLA_FLAGS" not in xla_flags.os.environ
+    environment.set_cpu_flags()
+    assert "XLA_FLAGS" not in os.environ
 
 
 def test_products_with_broadcast_operands_are_right():
     """With the value that fuses products, jaxlib 0.10.2 gives 1 instead of 8."""
     code = (
-        "from vpvae_jax.xla_flags import set_cpu_flags; set_cpu_flags()\n"
+        "from vpvae_jax.runtime.environment import set_cpu_flags; set_cpu_flags()\n"
         "import jax, jax.numpy as jnp\n"
         "product = jax.jit(lambda x: x @ jnp.ones((8, 16)))(jnp.ones((4096, 8)))\n"
         "assert (product == 8).all(), product\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# Page faults of the second to fifth of five buffers of 64 MiB, each freed before the next is filled.
+_PROGRAM = """
+import resource, sys
+import numpy as np
+from vpvae_jax.runtime.environment import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for number in range(5):
+    if number == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(2**23, 1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(argument):
+    words = [sys.executable, "-c", _PROGRAM, argument]
+    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_buffer_that_is_freed_is_used_again():
+    assert _faults("keep") * 10 < _faults("leave")
