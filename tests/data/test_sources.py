@@ -2,17 +2,26 @@ import io
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from vpvae_jax.data import photos
-from vpvae_jax.data.sources import fingerprint, folder_source, tfds_source
-from vpvae_jax.errors import DataError
+from vpvae_jax.data import sources
+from vpvae_jax.data.prepared import image_source
+from vpvae_jax.data.sources import fingerprint
+from vpvae_jax.runtime.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def folder_source(path, split):
+    return sources.folder_source(path, split, SUFFIXES, "image")
+
+
+def tfds_source(name, split, data_dir=None):
+    return image_source(name, split, data_dir, {})
 
 
 def encoded_image(value=0, size=(8, 8), encoding="png"):
@@ -98,6 +107,17 @@ class TestFolderSource:
         write_images(tmp_path, [f"{number:02}.png" for number in range(45)])
         assert names_of(folder_source(str(tmp_path), "validation")) == ["19.png", "39.png"]
         assert names_of(folder_source(str(tmp_path), "validation")) == ["19.png", "39.png"]
+
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_hold_out_takes_time_in_proportion_to_the_files(self, tmp_path, split, monkeypatch):
+        """Few hashes of each path. A set of the held-out files for each file would take 11 more of each."""
+        for number in range(200):
+            (tmp_path / f"{number:03}.png").touch()
+        hashed = []
+        plain = pathlib.PurePath.__hash__
+        monkeypatch.setattr(pathlib.PurePath, "__hash__", lambda path: hashed.append(path) or plain(path))
+        assert len(folder_source(str(tmp_path), split)) == {"train": 190, "validation": 10}[split]
+        assert len(hashed) <= 5 * 200  # two of them for listing
 
     def test_a_file_that_vanishes_gives_an_empty_record(self, tmp_path):
         write_images(tmp_path, ["a.png", "b.png"])
@@ -278,86 +298,3 @@ class TestTfdsSource:
         version = prepare(TinyWithoutImages, tmp_path)
         with pytest.raises(DataError, match="has features label: expected one named image"):
             tfds_source(str(version), "train")
-
-
-@pytest.fixture(scope="module")
-def photos_dir(tmp_path_factory):
-    data_dir = str(tmp_path_factory.mktemp("photos"))
-    tfds_source("photos", "train", data_dir)  # prepares it
-    return data_dir
-
-
-def overlap(first, second):
-    """Pixels that two (left, upper, right, lower) boxes share."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(width, 0) * max(height, 0)
-
-
-class TestPhotos:
-    @pytest.mark.parametrize(("split", "num"), [("train", 13), ("validation", 7), ("test", 2)])
-    def test_every_record_decodes(self, photos_dir, split, num):
-        source = tfds_source("photos", split, photos_dir)
-        assert len(source) == num
-        assert len(set(names_of(source))) == num
-        for record in records_of(source):
-            with PIL.Image.open(io.BytesIO(record.encoded)) as image:
-                image.load()
-                assert image.mode == "RGB"
-                if split == "train":
-                    assert min(image.size) >= photos.MIN_TRAIN_SIDE
-                elif split == "validation":
-                    assert image.size == (photos.VALIDATION_SIZE, photos.VALIDATION_SIZE)
-
-    def test_no_test_photograph_is_trained_on(self, photos_dir):
-        def photographs(split):
-            return {name.rpartition("-")[0] for name in names_of(tfds_source("photos", split, photos_dir))}
-
-        assert photographs("test") == {name.partition(".")[0] for name in photos.TEST_PHOTOS}
-        assert photographs("validation") == {name.partition(".")[0] for name in photos.TRAIN_PHOTOS}
-        assert photographs("train").isdisjoint(photographs("test"))
-        assert photographs("validation").isdisjoint(photographs("test"))
-
-    @pytest.mark.parametrize("name", photos.TRAIN_PHOTOS)
-    def test_validation_corner_is_not_trained_on(self, name):
-        size = photos._open_photo(name).size
-        train = dict(photos._boxes("train", *size))
-        ((_, corner),) = photos._boxes("validation", *size)
-        assert train, "the photograph gives nothing to train on"
-        boxes = [*train.values(), corner]
-        for box in boxes:
-            assert 0 <= box[0] < box[2] <= size[0]
-            assert 0 <= box[1] < box[3] <= size[1]
-        for number, box in enumerate(boxes):
-            assert all(overlap(box, other) == 0 for other in boxes[number + 1 :])
-
-    def test_regions_hold_the_pixels_of_the_photograph(self, photos_dir):
-        astronaut = np.asarray(photos._open_photo("astronaut.png"))  # 512 x 512
-        boxes = {
-            ("train", "astronaut-left"): astronaut[:, :256],
-            ("train", "astronaut-above"): astronaut[:256, 256:],
-            ("validation", "astronaut-corner"): astronaut[256:, 256:],
-            ("test", "chelsea-whole"): np.asarray(photos._open_photo("chelsea.png")),
-        }
-        for (split, name), expected in boxes.items():
-            records = records_of(tfds_source("photos", split, photos_dir))
-            encoded = next(record.encoded for record in records if record.name == name)
-            np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(encoded))), expected)
-
-    def test_is_prepared_once(self, photos_dir):
-        before = {file: file.stat().st_mtime_ns for file in pathlib.Path(photos_dir).rglob("*.array_record*")}
-        tfds_source("photos", "test", photos_dir)
-        after = {file: file.stat().st_mtime_ns for file in pathlib.Path(photos_dir).rglob("*.array_record*")}
-        assert before == after
-        assert len(before) == 3
-
-
-@pytest.mark.slow
-def test_photos_prepared_by_several_processes_at_once(tmp_path):
-    code = "import sys; from vpvae_jax.data.sources import tfds_source; print(len(tfds_source(*sys.argv[1:])))"
-    words = [sys.executable, "-c", code, "photos", "train", tmp_path]
-    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    for process in processes:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert output.split()[-1] == "13"

@@ -76,7 +76,7 @@ def reference_distance() -> float:
 
 
 def main() -> None:
-    from vpvae_jax.models.inception import inception_shapes
+    from vpvae_jax.perceptual.inception import inception_shapes
 
     features = reference_features(state(torch_shapes(inception_shapes())), images())
     print(features[:, :6], features.std(), reference_distance())

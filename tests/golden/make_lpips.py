@@ -1,7 +1,7 @@
 """Makes lpips.npz: what PyTorch's lpips (VGG, version 0.1) gives for photographs, by random and by the real weights.
 
 python -m tests.golden.make_lpips lpips.safetensors   (made with lpips 0.1.4, torchvision 0.29, torch 2.14; its argument
-is what `python -m vpvae_jax.models.lpips convert` writes; the heads come from the package lpips itself)
+is what `python -m vpvae_jax.main --mode=convert --network=lpips` writes; the heads come from the package lpips itself)
 """
 
 import sys

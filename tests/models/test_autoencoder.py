@@ -11,7 +11,7 @@ from vpvae_jax.models.autoencoder import Autoencoder
 
 def _start(scale):
     network = Autoencoder(nn.Dense(400), nn.Dense(2), 16, 50, bottleneck_init_scale=scale)
-    return network.init(jax.random.key(0), jnp.ones((1, 2)))["params"]
+    return jax.jit(network.init)(jax.random.key(0), jnp.ones((1, 2)))["params"]
 
 
 def test_the_scale_is_that_of_the_weights_that_make_latents_and_of_no_others():

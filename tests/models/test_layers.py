@@ -23,13 +23,13 @@ PAIRS = {
 def test_equal_to_flax(name):
     ours, theirs = PAIRS[name]
     x = jax.random.normal(jax.random.key(0), (2, 6, 4, 8))
-    initial = ours.init(jax.random.key(1), x)
-    jax.tree.map(np.testing.assert_array_equal, initial, theirs.init(jax.random.key(1), x))
+    initial = jax.jit(ours.init)(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, initial, jax.jit(theirs.init)(jax.random.key(1), x))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), initial)
 
     def value_and_gradient(layer):
-        return jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(layer.apply(p, x))), argnums=(0, 1))(params, x)
+        return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(layer.apply(p, x))), argnums=(0, 1)))(params, x)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,16 @@ SMALL = {"feature_dim": 16, "attention_depth": 1, "attention_window": 8}
 
 def _size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(module, *inputs):
+    return module.init(*inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, params, *inputs):
+    return module.apply(params, *inputs)
 
 
 def _random(*shape, seed=0):
@@ -53,11 +65,11 @@ def test_depthwise_convolution_is_one_of_each_channel(dilation, multiplier):
     x = _random(2, 30, 4)
     module = layers.DepthwiseConv(7, multiplier=multiplier, dilation=dilation)
     shape = (4, multiplier)
-    params = module.init(jax.random.key(1), x)["params"]
+    params = init(module, jax.random.key(1), x)["params"]
     params |= {"bias": _random(*shape, seed=2), "length": _random(*shape, seed=3)}
     direction = params["direction"]
     kernel = direction * (params["length"] / jnp.linalg.norm(direction, axis=0))  # (7, channels, multiplier)
-    y = module.apply({"params": params}, x)
+    y = apply(module, {"params": params}, x)
     assert y.shape == (2, 30, 4 * multiplier)
     for channel in range(4):
         spread = dilation[channel] if isinstance(dilation, tuple) else dilation
@@ -74,7 +86,7 @@ def test_depthwise_convolution_is_one_of_each_channel(dilation, multiplier):
 def test_convolution_is_a_sum_over_taps(width, stride, dilation):
     x = _random(2, 12, 3)
     module = layers.WeightNormConv(4, width, stride, dilation)
-    params = module.init(jax.random.key(1), x)["params"] | {"bias": _random(4, seed=2), "length": _random(4, seed=3)}
+    params = init(module, jax.random.key(1), x)["params"] | {"bias": _random(4, seed=2), "length": _random(4, seed=3)}
     direction = params["direction"]
     kernel = direction * (params["length"] / jnp.linalg.norm(direction.reshape(-1, 4), axis=0))
     reach = 0 if stride > 1 else dilation * (width // 2)
@@ -82,7 +94,7 @@ def test_convolution_is_a_sum_over_taps(width, stride, dilation):
     starts = range(0, 12, stride)
     expected = [sum(padded[:, start + dilation * tap] @ kernel[tap] for tap in range(width)) for start in starts]
     np.testing.assert_allclose(
-        module.apply({"params": params}, x), np.stack(expected, axis=1) + params["bias"], atol=1e-5
+        apply(module, {"params": params}, x), np.stack(expected, axis=1) + params["bias"], atol=1e-5
     )
 
 
@@ -136,8 +148,7 @@ def test_product_has_the_gradient_of_a_product():
 
 def _transformer(x, window):
     module = LocalTransformer(depth=1, num_heads=2, head_dim=4, window=window)
-    params = jax.jit(module.init)(jax.random.key(3), x)
-    return jax.jit(module.apply)(params, x)
+    return apply(module, init(module, jax.random.key(3), x), x)
 
 
 @pytest.mark.parametrize("length", [3, 8, 14])
@@ -177,7 +188,7 @@ def test_a_length_that_is_no_multiple_of_the_window_changes_nothing_before_it():
     np.testing.assert_allclose(_transformer(x, 4)[:, :10], _transformer(x[:, :10], 4), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_biases_of_the_first_layer_keep_the_gradient_at_silence_small():
     """With norms upon norms, whatever is left of a signal that is nearly silent is magnified, and its gradient."""
     loud = 0.3 * _random(1, 960)

@@ -34,6 +34,7 @@ def count(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+@functools.cache
 def shapes_of(network, *shape):
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape))["params"]
 
@@ -235,13 +236,13 @@ class TestPrecision:
         assert reconstruction.dtype == jnp.float32
         assert {leaf.dtype for leaf in jax.tree.leaves(encoder)} == {jnp.dtype("bfloat16")}
 
-    @pytest.mark.slow
+    @pytest.mark.system
     def test_bfloat16_stays_near_float32(self, results):
         exact, rough = (results[dtype][1] for dtype in (jnp.float32, jnp.bfloat16))
         relative_error = jnp.linalg.norm(rough - exact) / jnp.linalg.norm(exact)
         assert 1e-5 < relative_error < 0.05
 
-    @pytest.mark.slow
+    @pytest.mark.system
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
     def test_gradients_are_finite_and_reach_every_parameter(self, results, dtype):
         for path, gradient in jax.tree_util.tree_leaves_with_path(results[dtype][0]):
@@ -259,7 +260,7 @@ def test_images_of_a_batch_do_not_mix():
         np.testing.assert_allclose(whole[number : number + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_rematerialised_blocks_have_the_same_parameters_and_keep_less():
     params, num_kept = {}, {}
     for remat in (False, True):

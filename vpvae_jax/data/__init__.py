@@ -1,1 +1,1 @@
-"""From files to batches: sources of encoded images and recordings, their decoders, and the one endless stream."""
+"""From files to batches: sources of encoded records, what decodes them, and the one endless stream."""

@@ -1,58 +1,107 @@
-"""Prepared TFDS data sets: finding them, making our own on first use, and reading audio without TensorFlow."""
+"""Prepared TFDS data sets: finding them, making our own on first use, and reading them without TensorFlow.
+
+Data sets of our own are named by whoever reads them: `own` maps names to module and class of their builders.
+"""
 
 from __future__ import annotations
 
 import importlib
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vpvae_jax.errors import DataError
+from vpvae_jax.data.sources import TfdsSource
+from vpvae_jax.runtime.errors import DataError
 
-# Data sets of our own, prepared on first use: module and class.
-_OWN = {
-    "photos": ("vpvae_jax.data.photos", "Photos"),
-    "photo_tiles": ("vpvae_jax.data.photo_tiles", "PhotoTiles"),
-    "speech": ("vpvae_jax.data.speech", "Speech"),
-}
-_NAME_KEYS = ("id", "name", "client_id")  # librispeech, speech, common_voice
+Own = Mapping[str, tuple[str, str]]
+_IMAGE_KEY = "image"
+_IMAGE_NAME_KEYS = ("name", "file_name", "image/filename")
+_AUDIO_NAME_KEYS = ("id", "name", "client_id")  # librispeech, speech, common_voice
 
 
-class AudioExamples(NamedTuple):
-    """One split of a data set with audio: what `TfdsSource` reads from."""
+def image_source(name: str, split: str, data_dir: str | None, own: Own) -> TfdsSource:
+    """A split of a data set of images, prepared as array_record.
 
-    examples: Sequence[dict[str, Any]]
-    key: str  # of the audio
-    name_key: str | None
-    sample_rate: int | None  # Hz, None if the data set does not state it
+    Args:
+        name: name of the data set below `data_dir` (`coco/2017`), or path of a prepared version directory.
+        split: with TFDS slicing, `train[:90%]`; splits can be summed.
+        data_dir: where data sets are; default: TFDS' own (`~/tensorflow_datasets`, or `TFDS_DATA_DIR`).
+        own: data sets that are prepared on first use, by name: module and class.
+
+    Raises:
+        DataError: no such data set or split, no images in it, or a file format without random access.
+    """
+    builder = tfds.builder_from_directory(prepared_directory(name, data_dir, own))
+    if _IMAGE_KEY not in builder.info.features:
+        raise DataError(f"data set {name} has features {', '.join(builder.info.features)}: expected one named image")
+    try:
+        examples = builder.as_data_source(split, decoders={_IMAGE_KEY: tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise _not_random_access(name, builder.data_path) from error
+    except (ValueError, KeyError) as error:
+        raise _no_split(name, split, builder.info.splits) from error
+    return TfdsSource(examples, split, _IMAGE_KEY, _IMAGE_NAME_KEYS)
 
 
-class _ParsedSource(Sequence):
-    """Examples of array_record files, of which only some features are parsed."""
+def audio_source(name: str, split: str, data_dir: str | None, keys: Sequence[str], own: Own) -> TfdsSource:
+    """A split of a data set of recordings, prepared as array_record.
 
-    def __init__(self, records: grain.sources.ArrayRecordDataSource, features: tfds.features.FeaturesDict):
-        self._records, self._features = records, features
+    The feature class `Audio` needs TensorFlow and is not used. What it stores is a tensor of integers, or a string of
+    bytes if the data set was made with `lazy_decode`. (tensorflow_datasets/core/features/audio_feature.py)
 
-    def __len__(self) -> int:
-        return len(self._records)
+    Args:
+        name: see `image_source`.
+        split: see `image_source`; sums such as `train_clean100+train_clean360` are common here.
+        data_dir: see `image_source`.
+        keys: names that the feature with the audio may have; the first one present is read.
+        own: see `image_source`.
 
-    def __getitem__(self, index):
-        return self._features.deserialize_example_np(self._records[index])
+    Raises:
+        DataError: no such data set, split or feature, or a file format without random access.
+    """
+    directory = prepared_directory(name, data_dir, own)
+    features = json.loads((directory / "features.json").read_text()).get("featuresDict", {}).get("features", {})
+    key = next((key for key in keys if key in features), None)
+    if key is None:
+        raise DataError(f"data set {name} has features {', '.join(features)}: expected one named {' or '.join(keys)}")
+    info = tfds.core.dataset_info.read_proto_from_builder_dir(directory)
+    if info.file_format != "array_record":
+        raise _not_random_access(name, directory)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=info.name, filetype_suffix=info.file_format
+    )
+    splits = tfds.core.splits.SplitDict.from_proto(info.splits, template)
+    try:
+        instructions = splits[split].file_instructions
+    except (ValueError, KeyError) as error:
+        raise _no_split(name, split, splits) from error
+    if not instructions:
+        raise _no_split(name, split, splits)
+    name_keys = tuple(key for key in _AUDIO_NAME_KEYS if _is_text(features.get(key, {})))[:1]
+    parsed = {key: _stored(name, key, features[key])} | {key: tfds.features.Text() for key in name_keys}
+    examples = _ParsedSource(grain.sources.ArrayRecordDataSource(instructions), tfds.features.FeaturesDict(parsed))
+    sample_rate = int(features[key].get("audio", {}).get("sampleRate", 0)) or None
+    return TfdsSource(examples, split, key, name_keys, sample_rate)
 
 
-def prepared_directory(name: str, data_dir: str | None) -> pathlib.Path:
-    """The newest version directory of a data set; `photos`, `photo_tiles` and `speech` are prepared on first use.
+def prepared_directory(name: str, data_dir: str | None, own: Own) -> pathlib.Path:
+    """The newest version directory of a data set; those of our own are prepared on first use.
+
+    Args:
+        name: see `image_source`.
+        data_dir: see `image_source`.
+        own: see `image_source`.
 
     Raises:
         DataError: no such data set, or several below the name.
     """
-    if name in _OWN:
-        return _prepare(*_OWN[name], data_dir)
+    if name in own:
+        return _prepare(*own[name], data_dir)
     root = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     for candidate in (pathlib.Path(name).expanduser(), root / name):
         versions = sorted(
@@ -71,50 +120,23 @@ def prepared_directory(name: str, data_dir: str | None) -> pathlib.Path:
     )
 
 
-def not_random_access(name: str, directory: pathlib.Path) -> DataError:
-    """What to raise about a data set in tfrecord format."""
+class _ParsedSource(Sequence):
+    """Examples of array_record files; only some of their features are parsed."""
+
+    def __init__(self, records: grain.sources.ArrayRecordDataSource, features: tfds.features.FeaturesDict):
+        self._records, self._features = records, features
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index):
+        return self._features.deserialize_example_np(self._records[index])
+
+
+def _not_random_access(name: str, directory: pathlib.Path) -> DataError:
     return DataError(
         f"data set {name} at {directory} cannot be read at random: prepare it with --file_format=array_record"
     )
-
-
-def audio_examples(name: str, directory: pathlib.Path, split: str, keys: Sequence[str]) -> AudioExamples:
-    """Audio and names of a split, without the classes of its features, of which `Audio` needs TensorFlow.
-
-    `Audio` is stored like a tensor of integers, or like a string of bytes if the data set was made with
-    `lazy_decode`. (tensorflow_datasets/core/features/audio_feature.py)
-
-    Args:
-        name: of the data set, for messages.
-        directory: its version directory.
-        split: with TFDS slicing and sums, `train_clean100+train_clean360`.
-        keys: names that the feature may have; the first one present is read.
-
-    Raises:
-        DataError: no such feature or split, or a file format without random access.
-    """
-    features = json.loads((directory / "features.json").read_text()).get("featuresDict", {}).get("features", {})
-    key = next((key for key in keys if key in features), None)
-    if key is None:
-        raise DataError(f"data set {name} has features {', '.join(features)}: expected one named {' or '.join(keys)}")
-    info = tfds.core.dataset_info.read_proto_from_builder_dir(directory)
-    if info.file_format != "array_record":
-        raise not_random_access(name, directory)
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name=info.name, filetype_suffix=info.file_format
-    )
-    splits = tfds.core.splits.SplitDict.from_proto(info.splits, template)
-    try:
-        instructions = splits[split].file_instructions
-    except (ValueError, KeyError) as error:
-        raise _no_split(name, split, splits) from error
-    if not instructions:
-        raise _no_split(name, split, splits)
-    name_key = next((key for key in _NAME_KEYS if _is_text(features.get(key, {}))), None)
-    parsed = {key: _stored(name, key, features[key])} | ({name_key: tfds.features.Text()} if name_key else {})
-    records = grain.sources.ArrayRecordDataSource(instructions)
-    sample_rate = int(features[key].get("audio", {}).get("sampleRate", 0)) or None
-    return AudioExamples(_ParsedSource(records, tfds.features.FeaturesDict(parsed)), key, name_key, sample_rate)
 
 
 def _no_split(name: str, split: str, splits: Sequence[str]) -> DataError:
@@ -134,7 +156,7 @@ def _shape(feature: dict[str, Any]) -> list[str]:
 
 
 def _stored(name: str, key: str, feature: dict[str, Any]) -> tfds.features.FeatureConnector:
-    """The feature with which stored audio is parsed: a string of bytes, or integers `(samples,)`, `(samples, c)`."""
+    """The feature that parses stored audio: a string of bytes, or integers `(samples,)`, `(samples, c)`."""
     if feature.get("audio", {}).get("lazyDecode") or _is_text(feature):
         return tfds.features.Tensor(shape=(), dtype=np.bytes_)
     dtype = _dtype(feature)
@@ -152,7 +174,7 @@ def _prepare(module: str, class_name: str, data_dir: str | None) -> pathlib.Path
     try:
         builder.download_and_prepare()
     except OSError:
-        # Another process prepared it meanwhile and was first to move it to its place.
+        # Another process prepared it in the meantime and moved it to its place first.
         builder = builder_class(data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             raise

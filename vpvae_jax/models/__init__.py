@@ -1,1 +1,1 @@
-"""Flax networks around the bottleneck."""
+"""Networks that are trained: encoders and decoders around the bottleneck, and their layers."""

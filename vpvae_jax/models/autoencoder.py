@@ -1,4 +1,4 @@
-"""Encoder, linear bottleneck, decoder: the network every quantizer is trained in."""
+"""Encoder, linear bottleneck, decoder: the network that every quantizer is trained in."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder joined by a narrow bottleneck, the place where a quantizer acts.
+    """An encoder and a decoder joined by a narrow bottleneck, where a quantizer acts.
 
     Attributes:
         encoder: signal to features `(n, ..., c)`.
         decoder: features to signal.
-        feature_dim: c, the width that the decoder is fed.
-        input_dim: width of what the encoder side gives, `Quantizer.input_dim`.
-        latent_dim: width of what the decoder side takes, `Quantizer.latent_dim`; default `input_dim`.
-        bottleneck_init_scale: of the weights that make the latents, relative to LeCun's start; a method that does not
-            hold the latents in place itself needs them to start near 0.
+        feature_dim: c, width of the decoder's input.
+        input_dim: width of the encoder side's output, `Quantizer.input_dim`.
+        latent_dim: width of the decoder side's input, `Quantizer.latent_dim`; default `input_dim`.
+        bottleneck_init_scale: scale of the initial weights of the down-projection, relative to LeCun's. Latents must
+            start near 0 for a method that does not regularize them.
     """
 
     encoder: nn.Module
@@ -28,7 +28,7 @@ class Autoencoder(nn.Module):
     bottleneck_init_scale: float = 1.0
 
     def setup(self):
-        # float32 whatever the network runs in: quantizer arithmetic must not lose bits.
+        # float32 whatever the network's compute type: quantizer arithmetic must not lose bits.
         variance = self.bottleneck_init_scale**2
         kernel_init = nn.initializers.variance_scaling(variance, "fan_in", "truncated_normal")
         self.down = nn.Dense(self.input_dim, kernel_init=kernel_init, dtype=jnp.float32)
@@ -43,8 +43,9 @@ class Autoencoder(nn.Module):
         return self.decoder(self.up(z)).astype(jnp.float32)
 
     def __call__(self, signal: jax.Array) -> jax.Array:
-        """Reconstruction without any quantizer; also initialises all parameters.
+        """Reconstruction without any quantizer; also initializes all parameters.
 
-        Of an input wider than the latents the first `latent_dim` are decoded: the mean of a Gaussian posterior.
+        Only the first `latent_dim` dimensions are decoded: where the input is wider, they are the mean of a Gaussian
+        posterior.
         """
         return self.decode(self.encode(signal)[..., : self.latent_dim or self.input_dim])

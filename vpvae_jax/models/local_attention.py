@@ -1,4 +1,4 @@
-"""A causal transformer whose attention reaches back over one to two windows."""
+"""A causal transformer; its attention reaches back over one to two windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_POSITION_WIDTH = 64  # of the two hidden layers that turn a distance into a bias
+_POSITION_WIDTH = 64  # width of the two hidden layers between a distance and its bias
 _MASKED = -1e30
 
 
@@ -16,10 +16,10 @@ class LocalTransformer(nn.Module):
     """Pre-norm blocks of local attention and GEGLU, `(n, t, c)` to the same shape.
 
     Attributes:
-        depth: blocks.
-        num_heads: of attention.
+        depth: number of blocks.
+        num_heads: attention heads.
         head_dim: width of a head.
-        window: tokens; a query sees those of its own window up to itself, and all of the window before.
+        window: in tokens; a query sees its own window up to itself, and all of the window before.
         dtype: compute type; parameters, scores and softmax are float32.
     """
 
@@ -43,9 +43,9 @@ class LocalTransformer(nn.Module):
 
 
 class PositionBias(nn.Module):
-    """What a score gains by the distance of key and query, `(num_heads, w, 2 w)`; shared by all blocks.
+    """Bias of a score by the distance of key and query, `(num_heads, w, 2 w)`; all blocks share it.
 
-    The keys of a window are those of the window before and its own.
+    A window has its own keys and those of the window before.
     """
 
     num_heads: int
@@ -81,7 +81,7 @@ class LocalAttention(nn.Module):
         if num_windows == 1:
             bias = bias[:, :, window:]
         else:
-            # The first window has none before it: its zeros are masked, or they would take a share of the softmax.
+            # The first window has no window before it: mask its zeros, or they take a share of the softmax.
             first = jnp.arange(num_windows)[:, None, None] == 0
             bias = jnp.where(
                 first & (jnp.arange(2 * window) < window), _MASKED, bias[:, None]
@@ -95,7 +95,7 @@ class LocalAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """LayerNorm, then `(x W) gelu(x V) U` with an inner width of 8/3 of the outer, no biases."""
+    """LayerNorm, then `(x W) gelu(x V) U`, 8/3 as wide inside, without biases."""
 
     dtype: jnp.dtype = jnp.float32
 

@@ -1,7 +1,7 @@
 """Encoder and decoder of a speech codec with a single quantizer.
 
 Source: Zhai et al. 2025 (L3AC, arXiv 2504.04949), the public 3 kbit/s configuration: hop 96, 166.67 tokens/s at
-16 kHz. That it is the very network of arXiv 2602.17133, which names its predecessor SQCodec, is not certain.
+16 kHz. arXiv 2602.17133 names its predecessor SQCodec; whether its network is exactly this one is not certain.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _NORM_EPSILON = 1e-8
 class SQCodecEncoder(nn.Module):
     """Waveforms to features, `(n, samples)` to `(n, samples / hop, feature_dim)`; hop is the product of the strides.
 
-    A length that is no multiple of the hop is filled up with zeros at its end.
+    A length that is no multiple of the hop is padded with zeros at the end.
 
     Attributes:
         widths: channels of each stage.
-        strides: between stages, one less.
+        strides: strides between stages, one fewer than stages.
         depths: units of each stage.
         feature_dim: width of the output.
         attention_depth: blocks of the transformer at the end, 0 for none.
         attention_window: see `LocalTransformer`.
-        num_heads: of attention, each a quarter of `feature_dim` wide.
-        init_std: of the weights; 0 for 1 / sqrt(inputs of an output), the published 0.02 is far below that in narrow
-            networks.
-        first_bias_std: of the first layer's biases, published 0. With 0, norm upon norm magnifies whatever is left
-            of the signal in silence, and so the gradient: a million times in a network 8 to 96 wide.
+        num_heads: attention heads, each a quarter of `feature_dim` wide.
+        init_std: standard deviation of the initial weights; 0 for 1 / sqrt(inputs of an output). In narrow networks
+            the published 0.02 is far below that.
+        first_bias_std: standard deviation of the first layer's initial biases, published 0. With 0, the chain of norms
+            magnifies the rest of a signal in silence, and so the gradient: a million times in a network 8 to 96 wide.
         dtype: compute type; parameters are float32.
     """
 
@@ -92,9 +92,9 @@ class SQCodecDecoder(nn.Module):
     """Features to waveforms, `(n, t, feature_dim)` to `(n, t * hop)` in (-1, 1).
 
     Attributes:
-        widths: channels of each stage, from the features' rate to that of the samples.
-        rates: of the upsampling between stages, one less.
-        depths: units of each stage but the last, which is made of dilated convolutions.
+        widths: channels of each stage, from the rate of the features to that of the samples.
+        rates: upsampling between stages, one fewer than stages.
+        depths: units of each stage except the last, which consists of dilated convolutions.
         feature_dim: width of the input.
         Others as in `SQCodecEncoder`.
     """
@@ -126,7 +126,7 @@ class SQCodecDecoder(nn.Module):
 
 
 class TrendFilters(nn.Module):
-    """The samples and how loud they are around each, through short filters, to `features` channels."""
+    """Map samples and the loudness around each, through short filters, to `features` channels."""
 
     features: int
     init_std: float = 0.02
@@ -165,7 +165,7 @@ class ConvUnit(nn.Module):
 
 
 class Enhance(nn.Module):
-    """`x + y x`: the first channel's trends, normalised over time, scale all channels."""
+    """`x + y x`: the trends of the first channel, normalized over time, scale all channels."""
 
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32

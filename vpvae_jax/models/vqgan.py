@@ -19,16 +19,16 @@ class VQGANEncoder(nn.Module):
 
     Attributes:
         channels: width of the first level.
-        channel_multipliers: width of each level in units of `channels`; one halving of the resolution between levels.
+        channel_multipliers: width of each level in units of `channels`; the resolution is halved between levels.
         num_res_blocks: residual blocks a level.
-        attention_levels: levels whose blocks are followed by self-attention (f = 8 as published: the last, 32 x 32).
+        attention_levels: levels with self-attention after each block (published for f = 8: the last, 32 x 32).
         middle_attention: self-attention between the two residual blocks of the middle. Turn it off to use images
             much larger than the training crops.
-        norm: `group`, as published, whose statistics depend on the size of the image; or `layer`, over the channels of
-            each position, which serves small training crops and large images alike.
+        norm: `group`, as published: its statistics depend on the size of the image. `layer`, over the channels of each
+            position, is the same for small training crops and large images.
         z_channels: width of the output.
         dtype: compute type; parameters are float32.
-        remat: compute what is inside a block again in the backward pass, instead of keeping it: less memory, more time.
+        remat: recompute the inside of blocks in the backward pass: less memory, more time.
     """
 
     channels: int = 128
@@ -59,7 +59,7 @@ class VQGANEncoder(nn.Module):
 
 
 class VQGANDecoder(nn.Module):
-    """Features to images, the mirror of `VQGANEncoder` with one residual block more a level; no output non-linearity.
+    """Features to images: the mirror of `VQGANEncoder` with one more residual block a level, no final non-linearity.
 
     Attributes:
         out_channels: channels of the image.
@@ -154,7 +154,7 @@ def _middle(x: jax.Array, attention: bool, norm: str, dtype: jnp.dtype, remat: b
 
 
 def _blocks(remat: bool) -> tuple[type[ResBlock], type[AttentionBlock]]:
-    """The blocks, or such as keep nothing but their input, under the same names: parameters are the same."""
+    """The blocks; with `remat`, blocks that keep only their input. Names, and so parameters, are the same."""
     if not remat:
         return ResBlock, AttentionBlock
     blocks = tuple(nn.remat(block) for block in (ResBlock, AttentionBlock))

@@ -1,6 +1,6 @@
 """Layers of networks on waveforms, `(n, t, c)` throughout, in forms that XLA's CPU backend runs fast.
 
-A depthwise convolution is a sum of shifted products there, not a grouped convolution: 0.8 ms instead of 42 ms forward
+A depthwise convolution is a sum of shifted products here, not a grouped convolution: 0.8 ms instead of 42 ms forward
 and 7.6 instead of 88 ms with gradient for width 7 over (8, 1600, 48) (2 cores, jax 0.10.2).
 """
 
@@ -18,7 +18,7 @@ from vpvae_jax.models.layers import sum_over_positions, to_positions
 
 _INIT_STD = 0.02  # as published
 _SNAKE_EPSILON = 1e-8
-# Taylor series in the square of an angle below pi / 2: 6e-8 and 6e-9 are left out.
+# Taylor series in the square of an angle below pi / 2: what is left out is 6e-8 and 6e-9.
 _SINE_SERIES = tuple((-1) ** i / math.factorial(2 * i + 1) for i in range(6))
 _COSINE_SERIES = tuple((-1) ** i / math.factorial(2 * i) for i in range(7))
 _PI_HIGH = 3.140625  # exact in few bits, so that multiples are exact too
@@ -27,12 +27,12 @@ _INSTANCE_NORM_EPSILON = 1e-5
 
 
 class WeightNormDense(nn.Module):
-    """`x @ (g v / |v|) + b`: length and direction of each output's weights are parameters of their own.
+    """`x @ (g v / |v|) + b`: length and direction of each output's weights are separate parameters.
 
     Attributes:
         features: width of the output.
-        init_std: of the weights, drawn from a truncated normal; 0 for 1 / sqrt(inputs of an output).
-        bias_std: of the biases, drawn from a normal.
+        init_std: standard deviation of the initial weights, a truncated normal; 0 for 1 / sqrt(inputs of an output).
+        bias_std: standard deviation of the initial biases, a normal.
         dtype: compute type; parameters are float32.
 
     Source: Salimans and Kingma 2016 (arXiv 1602.07868).
@@ -51,7 +51,7 @@ class WeightNormDense(nn.Module):
 
 
 class WeightNormConv(nn.Module):
-    """Convolution over time with normalised weights, `(n, t, c)` to `(n, t', features)`.
+    """Convolution over time with normalized weights, `(n, t, c)` to `(n, t', features)`.
 
     Attributes:
         features: width of the output.
@@ -90,7 +90,7 @@ class WeightNormConv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Convolution of each channel with `multiplier` filters of its own, weights normalised.
+    """Convolution of each channel with `multiplier` filters of its own; weights are normalized.
 
     Attributes:
         width: taps, odd.
@@ -125,7 +125,7 @@ class DepthwiseConv(nn.Module):
 
 
 class Snake(nn.Module):
-    """`x + sin(a x)^2 / a`, with an `a` of its own for each channel.
+    """`x + sin(a x)^2 / a`, with one `a` a channel.
 
     Source: Liu, Hartwig and Ueda 2020 (arXiv 2006.08195).
     """
@@ -139,9 +139,9 @@ class Snake(nn.Module):
 
 
 class ScaleAndShift(nn.Module):
-    """`(1 + gamma) x + beta`, a gamma and a beta each channel: what the codec's response normalisation amounts to.
+    """`(1 + gamma) x + beta`, one gamma and one beta a channel: what the codec's response normalization amounts to.
 
-    It divides the norm over time and channels together by the mean of itself, which is 1.
+    That divides the norm over time and channels together by its own mean, which is 1.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -170,7 +170,7 @@ class InstanceNorm(nn.Module):
 
 @jax.custom_vjp
 def computed_once(x: jax.Array) -> jax.Array:
-    """`x`; its gradient is computed before it is used, which XLA would else do anew for each tap that reads it."""
+    """`x`; its gradient is computed once, before it is used. XLA would compute it again for each tap that reads it."""
     return x
 
 
@@ -181,8 +181,8 @@ computed_once.defvjp(lambda x: (x, None), lambda _, cotangent: (jax.lax.optimiza
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel`, `(..., c)` with `(c, features)`.
 
-    JAX's own gradient of the kernel is the transpose of a product, for which XLA's CPU backend copies what comes before
-    it in transposed order: the costliest instruction in a trace of a unit's gradient at (8, 9600, 16).
+    JAX's own gradient of the kernel is the transpose of a product, for which XLA's CPU backend copies an operand in
+    transposed order: the most expensive instruction in a trace of a unit's gradient at (8, 9600, 16).
     """
     return x @ kernel
 
@@ -205,9 +205,9 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 def snake(x: jax.Array, alpha: jax.Array) -> jax.Array:
     """`x + sin(alpha x)^2 / alpha`, `(..., c)` with `(c,)`.
 
-    XLA's sine on CPU takes ten times as long as its tanh: with the polynomial and the derivative written out, the
+    XLA's sine on CPU takes ten times as long as its tanh. With the polynomial and the derivative written out, the
     gradient at (8, 9600, 64) takes 10 ms instead of 87 (2 cores, jax 0.10.2). Float32 inside whatever the type:
-    bfloat16 has no bits to spare for whole turns.
+    bfloat16 has too few bits to remove whole turns.
     """
     dtype = x.dtype
     x, alpha = x.astype(jnp.float32), alpha.astype(jnp.float32)
@@ -233,7 +233,7 @@ snake.defvjp(_snake_forward, _snake_backward)
 
 
 def _sine_and_cosine(theta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine up to a sign that is the same for both, to 2.1e-7 for angles up to 300 (measured)."""
+    """Sine and cosine, up to a sign that both share, within 2.1e-7 for angles up to 300 (measured)."""
     half_turns = jnp.round(theta * (1 / math.pi))
     r = (theta - half_turns * _PI_HIGH) - half_turns * _PI_LOW  # in [-pi / 2, pi / 2]
     square = r * r
@@ -248,7 +248,7 @@ def _polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
 
 
 def trend_pool(x: jax.Array, width: int) -> jax.Array:
-    """`|x|`, maximum and then mean over `width` samples (zeros count at the ends); `x` itself for a width of 1.
+    """Maximum and then mean of `|x|` over `width` samples, with zeros beyond the ends; `x` itself for a width of 1.
 
     Args:
         x: `(n, t, c)`.
@@ -265,7 +265,7 @@ def trend_pool(x: jax.Array, width: int) -> jax.Array:
 def upsample(x: jax.Array, factor: int) -> jax.Array:
     """Linear interpolation to `factor` times as many samples, `(n, t, c)` to `(n, t * factor, c)`.
 
-    Sample centres are aligned, not the ends, which repeat.
+    The centres of samples are aligned; the ends repeat.
     """
     before = jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
     after = jnp.concatenate([x[:, 1:], x[:, -1:]], axis=1)
@@ -289,7 +289,7 @@ def _sliding(combine: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array,
     num_windows = x.shape[1] - width + 1
     parts, start, span, doubled = [], 0, 1, x
     while span <= width:
-        if width & span:  # the window is made of one part for each bit of its width
+        if width & span:  # the window has one part for each bit of its width
             parts.append(doubled[:, start : start + num_windows])
             start += span
         if 2 * span <= width:
@@ -301,7 +301,7 @@ def _sliding(combine: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array,
 def _weight_norm(
     module: nn.Module, shape: tuple[int, ...], num_outputs: int = 1, bias_std: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Normalised weights of a shape whose last axes are outputs, and a bias an output."""
+    """Normalized weights of a shape, its last axes the outputs, and one bias an output."""
     axes = tuple(range(len(shape) - num_outputs))
     outputs = shape[len(axes) :]
     std = module.init_std or 1 / math.sqrt(math.prod(shape[: len(axes)]))

@@ -1,0 +1,1 @@
+"""Images: the modality, its data, losses, metrics and pictures."""

@@ -1,1 +1,0 @@
-"""Figures of merit over many examples, and how reconstructions are shown."""

@@ -1,0 +1,1 @@
+"""Speech: recordings, how they are read, trained on, scored and shown."""
