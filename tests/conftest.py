@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import tempfile
@@ -13,22 +14,32 @@ from tests import tiny
 from tests.golden import make_lpips
 
 _MIN_COMPILE_SECONDS = 0.3
+_CACHE_VARIABLE = "VPVAE_JAX_TEST_CACHE"
+_TRAINED = {"trained", "trained_built", "trained_speech"}
 
 
 def pytest_configure(config):
-    """Keep what is compiled: each run builds its functions anew, and loads what an earlier one has compiled.
+    """Share compiled programs between the workers of pytest-xdist, and compile without most optimizations.
 
-    For this process alone: tests kill others, which could leave half a file. And compile in haste, for most programs
-    here and in processes started here run once: JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA makes of them for users
-    (which the shortened demos of CI run).
+    The variable is not one that JAX reads: processes that tests start and kill do not write to this cache. Most
+    programs run once here; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA compiles for users, as the demos of CI do.
     """
-    cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
-    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    if _CACHE_VARIABLE not in os.environ:
+        cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
+        os.environ[_CACHE_VARIABLE] = cache  # for the workers
+        config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE_VARIABLE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is not a system test by its cost: integration tests use a trained run, the others are unit tests."""
+    for item in items:
+        if item.get_closest_marker("system") is None:
+            item.add_marker("integration" if _TRAINED & set(item.fixturenames) else "unit")
 
 
 @pytest.fixture(scope="session")
@@ -56,14 +67,19 @@ def data_dir(shared):
 @pytest.fixture(scope="session")
 def trained(shared, data_dir):
     """A finished work directory of the tiny run, made by the first process that asks; not to be changed."""
-    from vpvae_jax import main
-
-    workdir, is_done = shared / "trained", shared / "trained.done"
+    workdir, built = shared / "trained", shared / "trained_built.json"
     with filelock.FileLock(shared / "trained.lock"):
-        if not is_done.exists():
-            main.run(tiny.config(data_dir), workdir, "train")
-            is_done.touch()
+        if not built.exists():
+            with tiny.count_builds() as counted:
+                tiny.do(tiny.config(data_dir), workdir)
+            built.write_text(json.dumps(sorted(counted)))
     return workdir
+
+
+@pytest.fixture(scope="session")
+def trained_built(trained, shared):
+    """What was built by the command that made `trained`, a name for each object."""
+    return json.loads((shared / "trained_built.json").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ import pytest
 import safetensors.numpy
 
 from tests import tiny
-from vpvae_jax import distributed
-from vpvae_jax.command_line import TRY_AGAIN
+from vpvae_jax.runtime import processes
+from vpvae_jax.runtime.console import TRY_AGAIN
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 NUM_STEPS = 12
 SETTINGS = {
@@ -35,7 +35,7 @@ SETTINGS = {
     "checkpoint__every": 4,
     "eval__splits": "('test',)",
 }
-FIGURES = ("loss", "l1", "quantizer_loss", "acceptance_rate", "move_length", "radius", "gradient_norm")
+METRICS = ("loss", "l1", "quantizer_loss", "acceptance_rate", "move_length", "radius", "gradient_norm")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +114,7 @@ def layouts(tmp_path_factory, data_dir):
 def _assert_alike(workdir, other):
     """Figures of every step to 1e-4, of the norm of the gradient to 2e-3: sums differ in order."""
     for expected, line in zip(_lines(other), _lines(workdir), strict=True):
-        for name in FIGURES:
+        for name in METRICS:
             tolerance = 2e-3 if name == "gradient_norm" else 1e-4
             assert line[name] == pytest.approx(expected[name], rel=tolerance), (line["step"], name)
     for name, array in _weights(other).items():
@@ -124,7 +124,7 @@ def _assert_alike(workdir, other):
 
 def _memory(workdir, data_dir):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return checkpoints.restore(abstract_state(tiny.config(data_dir)), step=8).quantizer_state.memory
+        return checkpoints.restore(abstract_state(tiny.experiment(data_dir)), step=8).quantizer_state.memory
 
 
 @pytest.mark.parametrize("layout", [(1, 8), (2, 4), (2, 1)])
@@ -283,34 +283,34 @@ def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data
     ],
 )
 def test_errors_of_a_lost_peer_are_told_from_those_of_the_process(monkeypatch, error, is_lost):
-    assert not distributed.lost_peer(error)  # alone there is no peer
+    assert not processes.lost_peer(error)  # alone there is no peer
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert bool(distributed.lost_peer(error)) == is_lost
+    assert bool(processes.lost_peer(error)) == is_lost
     outer = RuntimeError("a checkpoint could not be written")
     outer.__cause__ = error
-    assert bool(distributed.lost_peer(outer)) == is_lost
+    assert bool(processes.lost_peer(outer)) == is_lost
 
 
 _GATHER = """
 import sys, numpy as np
-from vpvae_jax import distributed
+from vpvae_jax.runtime import processes
 
 number, port = int(sys.argv[1]), sys.argv[2]
-distributed.join(f"127.0.0.1:{port}", 3, number)
+processes.join(f"127.0.0.1:{port}", 3, number)
 
 def value(k):
     arrays = {"f": np.full((3 * k, 2), 1 / 3), "i": np.arange(k) + 2**50}
     return {"list": [1 / 3 + k, None, 2**40 + k, f"no text \\udcff {k}"], "empty": [], **arrays}
 
-found = distributed.gather(value(number))
+found = processes.gather(value(number))
 assert len(found) == 3
 for k, part in enumerate(found):
     expected = value(k)
     assert part["list"] == expected["list"] and part["empty"] == []
     for name in "fi":
         assert part[name].dtype == expected[name].dtype and np.array_equal(part[name], expected[name]), name
-assert distributed.from_first([number]) == [0]
-distributed.wait_for_all()
+assert processes.from_first([number]) == [0]
+processes.wait_for_all()
 """
 
 

@@ -14,8 +14,9 @@ import safetensors.numpy
 
 from tests import tiny
 from vpvae_jax import main
-from vpvae_jax.errors import CheckpointError, ConfigError, DataError, TrainingDivergedError
+from vpvae_jax.config.files import load_config
 from vpvae_jax.quantizers import QUANTIZERS
+from vpvae_jax.runtime.errors import CheckpointError, ConfigError, DataError, TrainingDivergedError, UserError
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -71,7 +72,7 @@ def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
     path = workdir / made
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    main.run(None, workdir, mode)
+    tiny.do(None, workdir, mode)
 
     if mode == "fit_codebook":
         mine, theirs = (
@@ -88,37 +89,37 @@ def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
 def test_codebook_from_memory_differs_from_codebook_from_data(trained, tmp_path, data_dir):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    main.run(tiny.config(data_dir, codebook__source="memory"), workdir, "fit_codebook")
+    tiny.do(tiny.config(data_dir, codebook__source="memory"), workdir, "fit_codebook")
     mine, theirs = (safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, trained))
     assert mine["codebook"].shape == theirs["codebook"].shape
     assert not np.array_equal(mine["codebook"], theirs["codebook"])
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_codebook_of_another_size_than_that_of_the_training(trained, tmp_path, data_dir):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    main.run(tiny.config(data_dir, codebook__num_codes=24), workdir, "fit_codebook")
+    tiny.do(tiny.config(data_dir, codebook__num_codes=24), workdir, "fit_codebook")
     codebook = safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")["codebook"]
     assert codebook.shape == (24, 3)
     tokenizer = Tokenizer.load(workdir / "tokenizer")
     assert tokenizer.codebook_size == 24
     _assert_every_index_comes_back(tokenizer)
 
-    main.run(None, workdir, "evaluate")
+    tiny.do(None, workdir, "evaluate")
     results = json.loads((workdir / "eval" / "photos-test.json").read_text())
     assert results["codebook_size"] == 24
     assert 0 < results["num_codes_used"] <= 24
     assert np.isfinite(results["psnr_db"])
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "vp"])
 def test_every_method_goes_from_training_to_tokens(tmp_path, data_dir, name):
     config = tiny.config(
         data_dir, f"quantizer={name},codebook_size=16", train__num_steps=3, checkpoint__every=3, eval__splits=("test",)
     )
-    main.run(config, tmp_path, "train")
+    tiny.do(config, tmp_path, "train")
     results = json.loads((tmp_path / "eval" / "photos-test.json").read_text())
     assert np.isfinite(results["psnr_db"])
     assert results["codebook_size"] == 16
@@ -151,13 +152,13 @@ def test_tokenizer_round_trip_from_a_work_directory(trained):
         tokenizer.encode(images.astype(np.float32))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_folder_with_damaged_images_trains_and_counts_them(tmp_path, data_dir, capsys):
     folder = _noise_folder(tmp_path / "photos", num_images=6)
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:2000])
     config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
-    main.run(config, tmp_path / "run", "train")
+    tiny.do(config, tmp_path / "run", "train")
     results = json.loads((tmp_path / "run" / "eval" / "photos-all.json").read_text())
     assert (results["num_examples"], results["num_skipped"]) == (6, 2)
 
@@ -167,7 +168,7 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
     PIL.Image.new("RGB", (12, 40)).save(folder / "slim.png")
     config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
     with pytest.raises(DataError, match=r"slim\.png has 12 x 40 pixels but the crop needs 64 x 64.*resize"):
-        main.run(config, tmp_path / "run", "train")
+        tiny.do(config, tmp_path / "run", "train")
     assert not (tmp_path / "run").exists()
 
 
@@ -179,7 +180,6 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"quantizer__k_radius": 1000, "quantizer__capacity": 512}, "memory holds 512 latents but k_radius=1000"),
         ({"codebook__max_latents": 15}, "15 latents cannot make a codebook of 16 codes"),
         ({"quantizer__capacity": 10, "quantizer__k_radius": 9, "codebook__source": "memory"}, "capacity=10 latents"),
-        ({"quantizer__name": "vqq"}, "quantizer.name='vqq': expected one of vp"),
         ({"train__batch_size": 0}, "train.batch_size=0: expected a positive number"),
         ({"data__crop": 17}, "data.crop=17: expected a multiple of the network's stride 2"),
         ({"eval__splits": ("validation", "exam")}, "no split 'exam'"),
@@ -191,9 +191,9 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
         ({"model__attention_levels": (2,)}, r"attention_levels.*0\.\.1"),
         ({"model__channel_multipliers": ()}, "channel_multipliers"),
         ({"train__learning_rate": float("nan")}, "learning_rate=nan: expected a finite number"),
-        ({"quantizer__variance_weight": -1.0}, "variance_weight=-1.0: expected 0 or more"),
-        ({"codebook__num_codes": 0}, "codebook.num_codes=0: expected at least 1"),
-        ({"codebook__num_codes": -1}, "codebook.num_codes=-1: expected at least 1"),
+        ({"quantizer__latent_norm__variance_weight": -1.0}, "variance_weight=-1.0: expected 0 or more"),
+        ({"codebook__num_codes": 0}, "codebook.num_codes=0: expected a positive number"),
+        ({"codebook__num_codes": -1}, "codebook.num_codes=-1: expected a positive number"),
         (
             {"codebook__source": "memory", "codebook__num_codes": 800, "codebook__max_latents": 1000},
             "capacity=768 latents in the memory cannot make a codebook of 800 codes",
@@ -204,7 +204,7 @@ def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, data_dir, overrides, message):
     workdir = tmp_path / "run"
     with pytest.raises((ConfigError, DataError), match=message):
-        main.run(tiny.config(data_dir, **overrides), workdir, "train")
+        tiny.do(tiny.config(data_dir, **overrides), workdir, "train")
     assert not workdir.exists()
 
 
@@ -213,7 +213,7 @@ def test_a_method_with_its_own_codebook_gets_no_other(tmp_path, data_dir, name):
     config = tiny.config(data_dir, f"quantizer={name},codebook_size=16", codebook__num_codes=24)
     for mode in ("train", "fit_codebook"):
         with pytest.raises(ConfigError, match=rf"codebook\.num_codes=24 but {name} has its codebook from training"):
-            main.run(config, tmp_path / "run", mode)
+            tiny.do(config, tmp_path / "run", mode)
     assert not (tmp_path / "run").exists()
 
 
@@ -222,19 +222,19 @@ def test_a_method_without_a_memory_cannot_fit_to_it(tmp_path, data_dir, name):
     config = tiny.config(data_dir, f"quantizer={name},codebook_size=16", codebook__source="memory")
     for mode in ("train", "fit_codebook"):
         with pytest.raises(ConfigError, match=rf"codebook\.source=memory but quantizer\.name={name} keeps no memory"):
-            main.run(config, tmp_path / "run", mode)
+            tiny.do(config, tmp_path / "run", mode)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_config_is_refused_and_named(trained, data_dir):
     before = (trained / "config.json").read_bytes()
     with pytest.raises(ConfigError, match=r"seed is 1 but 0 there; train.learning_rate is 0.5 but"):
-        main.run(tiny.config(data_dir, seed=1, train__learning_rate=0.5), trained, "train")
+        tiny.do(tiny.config(data_dir, seed=1, train__learning_rate=0.5), trained, "train")
     other_data = tiny.config(data_dir, data__source="folder", data__path=str(trained))
     with pytest.raises(ConfigError, match=r"data.path is .* but  there; data.source is folder but tfds there"):
-        main.run(other_data, trained, "fit_codebook")
+        tiny.do(other_data, trained, "fit_codebook")
     with pytest.raises(ConfigError, match=r"model.channels is 16 but 8 there"):
-        main.run(tiny.config(data_dir, model__channels=16), trained, "evaluate")
+        tiny.do(tiny.config(data_dir, model__channels=16), trained, "evaluate")
     assert (trained / "config.json").read_bytes() == before
 
 
@@ -242,7 +242,7 @@ def test_later_modes_record_the_training_they_belong_to(trained, tmp_path, data_
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     other = tiny.config(data_dir, train__num_steps=77, seed=5, eval__splits=("test",), data__eval_crop=32)
-    main.run(other, workdir, "evaluate")
+    tiny.do(other, workdir, "evaluate")
     recorded = json.loads((workdir / "eval" / "photos-test.json").read_text())["config"]
     assert (recorded["train"]["num_steps"], recorded["seed"], recorded["data"]["eval_crop"]) == (6, 0, 32)
 
@@ -252,7 +252,7 @@ def test_results_without_checkpoints_are_not_overwritten_by_another_config(train
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(ConfigError, match="seed is 1 but 0 there"):
-        main.run(tiny.config(data_dir, seed=1), workdir, "train")
+        tiny.do(tiny.config(data_dir, seed=1), workdir, "train")
 
 
 def test_a_training_set_that_changed_is_refused_on_resume(trained, tmp_path, data_dir):
@@ -263,7 +263,7 @@ def test_a_training_set_that_changed_is_refused_on_resume(trained, tmp_path, dat
     with pytest.raises(
         DataError, match=r"the training set has changed since the checkpoint \(.*, was 3 records of train"
     ):
-        main.run(tiny.config(data_dir), workdir, "train")
+        tiny.do(tiny.config(data_dir), workdir, "train")
 
 
 def test_damaged_evaluations_are_named(trained, tmp_path):
@@ -272,79 +272,140 @@ def test_damaged_evaluations_are_named(trained, tmp_path):
     archive = workdir / "eval" / "photos-test.npz"
     archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"photos-test\.npz is missing or damaged.*evaluate again"):
-        main.run(None, workdir, "report")
+        tiny.do(None, workdir, "report")
     (workdir / "eval" / "photos-test.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"photos-test\.json is damaged"):
-        main.run(None, workdir, "report")
+        tiny.do(None, workdir, "report")
 
 
 def test_each_mode_says_what_it_lacks(tmp_path, data_dir, trained):
     with pytest.raises(CheckpointError, match=r"holds no config\.json: train first"):
-        main.run(None, tmp_path, "evaluate")
+        tiny.do(None, tmp_path, "evaluate")
     with pytest.raises(ConfigError, match="no config: expected --config"):
-        main.run(None, tmp_path, "train")
+        tiny.do(None, tmp_path, "train")
     shutil.copy(trained / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint: train first"):
-        main.run(None, tmp_path, "fit_codebook")
+        tiny.do(None, tmp_path, "fit_codebook")
     with pytest.raises(CheckpointError, match="holds no tokenizer: fit a codebook first"):
-        main.run(None, tmp_path, "evaluate")
+        tiny.do(None, tmp_path, "evaluate")
     with pytest.raises(CheckpointError, match="holds no evaluation: evaluate first"):
-        main.run(None, tmp_path, "report")
+        tiny.do(None, tmp_path, "report")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
     config = tiny.config(data_dir, train__learning_rate=1e30, train__warmup_steps=0, checkpoint__every=1)
     with pytest.raises(TrainingDivergedError, match=r"is (nan|inf) at step 2: stopped.*learning_rate"):
-        main.run(config, tmp_path, "train")
+        tiny.do(config, tmp_path, "train")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["1"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config.trian.num_steps=3"], ["trian"]),
-        (["--config.train.num_stepz=3"], ["num_stepz", "Did you mean", "num_steps"]),
-        (["--config.train.num_steps=many"], ["many"]),
-        (["--config.train.num_steps=0"], ["train.num_steps=0", "positive"]),
-        (["--config.data.source=folder", "--config.data.path=/no/such/folder"], ["/no/such/folder is not a folder"]),
-        (["--mode=trian"], ["mode"]),
-        (["num_steps=3"], ["num_steps=3"]),
-        (["--config=no_such_file.py"], ["no_such_file.py"]),
+        (["--config.trian.num_steps=3"], "trian.num_steps is not a key of this config: did you mean train.num_steps?"),
+        (["--config.train.num_stepz=3"], "did you mean train.num_steps?"),
+        (["--config.train.num_steps=many"], "train.num_steps='many': expected a whole number"),
+        (["--config.train.learning_rate=fast"], "train.learning_rate='fast': expected a number"),
+        (["--mode=trian"], "trian"),
+        (["--wrokdir=x"], "wrokdir"),
+        (["num_steps=3"], "unexpected argument 'num_steps=3': settings are given as --config.KEY=VALUE"),
+        (["--config=no_such_file.py"], "--config=no_such_file.py is neither a file nor a config of the package"),
+        (["--config=photoz"], "did you mean photos?"),
+        (["--config=photos:quantizer=vqq"], "quantizer=vqq: "),
+        (["--config=photos:quantizer=fsq,symmetric=false"], "symmetric='false': expected True or False"),
+        (["--jobs=2"], "--jobs is not used by --mode=train"),
+        (["--mode=compare", "--config=photos"], "no --comparison and no --results: --mode=compare needs it"),
+        (["--mode=report", "--runs=a,b"], "either --workdir=DIR, or --runs"),
     ],
 )
-def test_the_command_line_answers_a_mistake_with_one_line(tmp_path, data_dir, words, message):
+def test_the_command_line_answers_a_mistake_with_one_line(words, message):
+    with pytest.raises(UserError) as caught:
+        main.parse(["main", "--workdir=run", "--config=photos", *words])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_without_a_config_file():
+    with pytest.raises(UserError, match=r"--config\.seed without --config: settings go behind --config=photos"):
+        main.parse(["main", "--workdir=run", "--config.seed=3"])
+
+
+def test_a_missing_work_directory_is_named():
+    with pytest.raises(UserError, match="no --workdir: --mode=train needs it"):
+        main.parse(["main", "--config=photos"])
+
+
+def test_the_command_line_gives_what_the_config_file_and_its_settings_say():
+    words = ["--config=photos:quantizer=fsp", "--config.train.num_steps=7", "--config.eval.splits=('test',)"]
+    words += ["--config.quantizer.latent_norm.mean_weight=0.5", "--config.debug.nans", "--config.codebook.num_codes=9"]
+    values = {
+        "train.num_steps": 7, "eval.splits": ("test",), "quantizer.latent_norm.mean_weight": 0.5, "debug.nans": True,
+        "codebook.num_codes": 9,
+    }  # fmt: skip
+    given = main.parse(["main", "--workdir=run", *words])
+    assert given.config == load_config("photos", "quantizer=fsp", values)
+    assert (
+        main.parse(["main", "--workdir=run", "--config=photos", "--config.quantizer.eta=auto"]).config.quantizer.eta
+        == "auto"
+    )
+
+
+def test_two_command_lines_in_one_process_do_not_meet():
+    first, second = (main.parse(["main", "--workdir=run", "--config=photos", f"--config.seed={i}"]) for i in (1, 2))
+    assert (first.config.seed, second.config.seed) == (1, 2)
+
+
+def test_help_lists_every_mode_and_flag(capsys):
+    main.main(["main", "--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {mode} " in shown for mode in main.MODES)
+    assert all(f"--{flag}" in shown for mode in main.MODES.values() for flag in (*mode.needs, *mode.takes))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config.train.num_steps=0"], ["train.num_steps=0", "positive"]),
+        (["--config.train.num_stepz=3"], ["did you mean train.num_steps?"]),
+        (["--config.data.source=folder", "--config.data.path=/no/such/folder"], ["/no/such/folder is not a folder"]),
+    ],
+)
+def test_a_mistake_ends_the_process_with_one_line(tmp_path, data_dir, words, message):
     done = tiny.run(tiny.command(tmp_path / "run", data_dir) + words)
     _assert_one_line_error(done, *message)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("configs/photos.py:quantizer=vqq", "quantizer=vqq: expected one of vp"),
-        ("configs/photos.py:quantizer=fsq,symmetric=false", "expected True or False"),
-        ("nofile.py", "nofile.py"),
-    ],
-)
-def test_a_mistake_in_the_config_alone_is_answered_with_one_line(tmp_path, config, message):
-    words = [sys.executable, "-m", "vpvae_jax.main", f"--workdir={tmp_path / 'run'}", f"--config={config}"]
-    done = tiny.run(words)
-    _assert_one_line_error(done, message)
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("what", ["import vpvae_jax.main, vpvae_jax.compare", "import vpvae_jax.__main__"])
+def test_the_command_line_can_be_imported(what):
+    done = subprocess.run([sys.executable, "-c", what], cwd=tiny.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_workdir_flag_is_named():
-    words = [word for word in tiny.command("x", "y") if not word.startswith("--workdir")]
-    _assert_one_line_error(tiny.run(words), "--workdir")
+def test_a_work_directory_of_an_earlier_version_is_named(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "old")
+    content = json.loads((trained / "config.json").read_text())
+    del content["version"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(
+        CheckpointError, match=r"config\.json cannot be used: it was stored by another version of vpvae_jax"
+    ):
+        tiny.do(None, tmp_path / "old", "evaluate")
+    described = json.loads((trained / "tokenizer" / "tokenizer.json").read_text())
+    del described["config"]["version"]
+    (tmp_path / "old" / "tokenizer" / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="stored by another version of vpvae_jax"):
+        Tokenizer.load(tmp_path / "old" / "tokenizer")
 
 
 def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
     """TensorStore's writes end in their own threads, some after a failed save has closed its event loop."""
     code = textwrap.dedent("""
         import asyncio, sys, tensorstore
-        from vpvae_jax import command_line
-        sys.unraisablehook = command_line._show_unraisable
+        from vpvae_jax.runtime import console
+        sys.unraisablehook = console._show_unraisable
         promise, write = tensorstore.Promise.new()
         loop = asyncio.new_event_loop()
         async def save():
@@ -365,7 +426,7 @@ def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
     assert "another error" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_room_is_made(tmp_path, data_dir):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -407,7 +468,7 @@ def _fill(path):
                 continue
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_debug_nans_names_the_operation(tmp_path, data_dir):
     done = tiny.run(tiny.command(tmp_path / "run", data_dir, debug__nans=True, train__learning_rate=1e30))
     assert done.returncode == 1
@@ -415,7 +476,7 @@ def test_debug_nans_names_the_operation(tmp_path, data_dir):
     assert done.stderr.splitlines()[-1].startswith("error: invalid value (nan) encountered in ")
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_profile_of_some_steps_is_left(tmp_path, data_dir):
     workdir = tmp_path / "run"
     done = tiny.run(tiny.command(workdir, data_dir, debug__profile_steps=2, eval__splits="('test',)"))

@@ -9,11 +9,11 @@ import pytest
 import scipy.io.wavfile
 import soundfile
 
-from tests.modalities import tiny_speech
-from tests.recordings import NAMES, recording
-from vpvae_jax import main
-from vpvae_jax.errors import DataError
-from vpvae_jax.metrics import audio
+from tests import tiny
+from tests.speech import tiny_speech
+from tests.speech.recordings import NAMES, recording
+from vpvae_jax.runtime.errors import DataError
+from vpvae_jax.speech.metrics import METRICS, si_sdr, stoi
 
 SPLITS = {"validation": 4, "test": 5}
 
@@ -22,7 +22,7 @@ SPLITS = {"validation": 4, "test": 5}
 def trained(tmp_path_factory):
     """A finished work directory, not to be changed."""
     workdir = tmp_path_factory.mktemp("speech")
-    main.run(tiny_speech.config(), workdir, "train")
+    tiny.do(tiny_speech.config(), workdir)
     return workdir
 
 
@@ -30,14 +30,14 @@ def _results(workdir, split):
     return json.loads(next((workdir / "eval").glob(f"*-{split}.json")).read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_run_leaves_figures_recordings_and_pictures(trained):
     for split, number in SPLITS.items():
         results = _results(trained, split)
         assert (results["num_examples"], results["num_skipped"], results["skipped"]) == (number, 0, [])
         assert results["bits_per_second"] == pytest.approx(16_000 / 96 * 4)
-        for metric in audio.METRICS:
-            for key in (metric, f"{metric}_continuous"):
+        for metric in METRICS:
+            for key in (metric.key, f"{metric.key}_continuous"):
                 unscored = [each for each in results["unscored"] if each["metric"] == key]
                 assert results[f"num_scored_{key}"] + len(unscored) == number
     assert (trained / "spectrograms.png").stat().st_size > 0
@@ -49,14 +49,14 @@ def test_a_run_leaves_figures_recordings_and_pictures(trained):
     assert len(lengths) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_wav_of_the_original_is_the_recording(trained):
     rate, samples = scipy.io.wavfile.read(next((trained / "audio").glob(f"*-test-*{NAMES[0]}*-original.wav")))
     assert rate == 16_000
     np.testing.assert_allclose(samples / 32767, recording(NAMES[0]), atol=1 / 32767)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_scores_are_those_of_the_tokenizer(trained):
     """Against the metric of tokens that are encoded and decoded here."""
     from vpvae_jax.tokenizer import Tokenizer
@@ -65,11 +65,11 @@ def test_scores_are_those_of_the_tokenizer(trained):
     waveform = recording(NAMES[0])
     decoded = np.asarray(tokenizer.decode(tokenizer.encode(waveform[None])))[0, : waveform.size]
     each = next(example for example in _results(trained, "test")["examples"] if NAMES[0] in example["name"])
-    assert each["stoi"] == pytest.approx(audio.stoi(decoded, waveform), abs=1e-4)
-    assert each["si_sdr_db"] == pytest.approx(audio.si_sdr(decoded, waveform), abs=1e-2)
+    assert each["stoi"] == pytest.approx(stoi(decoded, waveform), abs=1e-4)
+    assert each["si_sdr_db"] == pytest.approx(si_sdr(decoded, waveform), abs=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
     good = recording(NAMES[0])
     folder = tmp_path / "mixed"
@@ -87,7 +87,7 @@ def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
     (folder / "cut.flac").write_bytes(cut.getvalue()[:5000])
     (folder / "codec.mp3").write_bytes(b"no codec writes this" * 50)
     config = tiny_speech.config({"data.path": str(folder), "data.train_split": "all", "eval.splits": ("all",)})
-    main.run(config, tmp_path / "run", "train")
+    tiny.do(config, tmp_path / "run")
     results = _results(tmp_path / "run", "all")
     assert (results["num_examples"], results["num_skipped"]) == (4, 4)
     reasons = " ".join(skipped["reason"] for skipped in results["skipped"])
@@ -95,7 +95,7 @@ def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
         assert reason in reasons
     silent = [each for each in results["unscored"] if "silence" in each["name"]]
     assert {each["metric"] for each in silent} == {
-        f"{metric}{suffix}" for metric in audio.METRICS for suffix in ("", "_continuous")
+        f"{metric.key}{suffix}" for metric in METRICS for suffix in ("", "_continuous")
     }
     by_name = {each["name"]: each for each in results["examples"]}
     assert {name for name, each in by_name.items() if "si_sdr_db" in each} == {"good.flac", "narrow.wav", "stereo.wav"}
@@ -112,5 +112,5 @@ def test_a_folder_without_a_recording_ends_before_anything_is_written(tmp_path, 
         (folder / name).write_bytes(content)
     config = tiny_speech.config({"data.path": str(folder), "data.train_split": "all", "eval.splits": ("all",)})
     with pytest.raises(DataError, match=message):
-        main.run(config, tmp_path / "run", "train")
+        tiny.do(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

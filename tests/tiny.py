@@ -1,12 +1,16 @@
 """A run small enough for tests: the photos config with a narrow network and a handful of steps."""
 
+import contextlib
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
-import ml_collections
+import pytest
 
-from vpvae_jax.config_arguments import load_config
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.config.files import load_config
+from vpvae_jax.config.schema import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -31,12 +35,52 @@ OVERRIDES = {
 }
 
 
-def config(data_dir, argument="", **overrides) -> ml_collections.ConfigDict:
+def config(data_dir, argument="", **overrides) -> Config:
     """The photos config, shrunk; keys of `overrides` have `__` for the dot. An argument sets all of the quantizer."""
     shrunk = settings(data_dir, **overrides)
     if argument:
         shrunk = {key: value for key, value in shrunk.items() if not key.startswith("quantizer.")}
     return load_config(ROOT / "configs" / "photos.py", argument, shrunk)
+
+
+def experiment(data_dir, argument="", **overrides) -> Experiment:
+    """The same, assembled."""
+    return Experiment(config(data_dir, argument, **overrides))
+
+
+def do(config: Config | None, workdir, mode="train") -> None:
+    """What the command line does with a config: None for that of the work directory."""
+    from vpvae_jax import runs
+
+    runs.run(runs.assemble(config, workdir, mode), workdir, mode)
+
+
+@contextlib.contextmanager
+def count_builds() -> Iterator[list[str]]:
+    """Names of the objects of a run, one for each time that one is built."""
+    from vpvae_jax.config import experiment, files, quantizer_section
+    from vpvae_jax.images.images import Images
+
+    built: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def count(holder, name, label):
+            original = getattr(holder, name)
+
+            def counted(*arguments, **more):
+                built.append(label(*arguments))
+                return original(*arguments, **more)
+
+            patch.setattr(holder, name, counted)
+
+        count(files, "new_config", lambda *_: "config")
+        count(quantizer_section, "build", lambda *_: "quantizer")
+        count(Images, "network", lambda *_: "network")
+        count(Images, "loss", lambda *_: "loss")
+        count(Images, "source", lambda self, split: f"source {split}")
+        count(experiment.optax, "adam", lambda *_: "optimizer")
+        count(experiment.optax, "warmup_cosine_decay_schedule", lambda *_: "schedule")
+        yield built
 
 
 def settings(data_dir, **overrides) -> dict:
@@ -47,7 +91,7 @@ def command(workdir, data_dir=None, *, mode="train", **overrides) -> list[str]:
     """The command line of the same run; without a data directory only mode and work directory are given."""
     words = [sys.executable, "-m", "vpvae_jax.main", f"--workdir={workdir}", f"--mode={mode}"]
     if data_dir is not None:
-        words.append("--config=configs/photos.py")
+        words.append("--config=photos")
         words += [f"--config.{key}={value}" for key, value in settings(data_dir, **overrides).items()]
     return words
 

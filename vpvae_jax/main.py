@@ -1,147 +1,217 @@
-"""The command line: train | fit_codebook | evaluate | report.
+"""Train, fit, evaluate, report, compare and convert: one command line.
 
-python -m vpvae_jax.main --config=configs/photos.py --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+    python -m vpvae_jax.main --config=photos --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
 
-As several processes, one a host or an accelerator, with one --workdir that all see: the same command on each with
+`python -m vpvae_jax` and, once installed, `vpvae-jax` are the same command.
+
+As several processes, one for each host or accelerator, with one --workdir that all see: the same command on each with
 --distributed on a cluster that JAX knows, elsewhere with --coordinator=HOST:PORT --num_processes=N --process_id=I.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import pathlib
+import re
+import signal
+import sys
 import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags, logging
 from ml_collections import config_flags
 
-from vpvae_jax.command_line import TRY_AGAIN, fail, parse_flags, quiet_libraries
-from vpvae_jax.host_memory import keep_freed_memory
-from vpvae_jax.xla_flags import set_cpu_flags
-
-MODES = ("train", "fit_codebook", "evaluate", "report")
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Python file with get_config(), configs/photos.py[:argument]; later modes default to the work directory's.",
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, figures, tokenizer, evaluations.")
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    MODES,
-    "train runs through to the codebook, the evaluation and the report; the others do their part alone.",
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes of a run; SLURM, a TPU pod or Kubernetes says which."
-)
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing says it.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, where nothing says it.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, where nothing says it.")
+from vpvae_jax.runtime import environment
+from vpvae_jax.runtime.console import TRY_AGAIN, fail, quiet_libraries
+from vpvae_jax.runtime.errors import ConfigError, UserError
 
 
-def run(config, workdir: pathlib.Path, mode: str) -> None:
-    """Do one mode in a work directory. Of several processes all work, each on its share; the first one writes.
+class Mode(NamedTuple):
+    """One thing that the command line does."""
+
+    doc: str
+    needs: tuple[str, ...]  # flags without which it cannot work
+    takes: tuple[str, ...] = ()  # further flags that it reads
+
+
+_OF_A_RUN = ("config", "distributed", "coordinator", "num_processes", "process_id")
+MODES: Mapping[str, Mode] = {
+    "train": Mode("train, then fit the codebook, evaluate and report; resumes what it finds", ("workdir",), _OF_A_RUN),
+    "fit_codebook": Mode("fit a codebook to the newest checkpoint", ("workdir",), _OF_A_RUN),
+    "evaluate": Mode("evaluate the tokenizer", ("workdir",), _OF_A_RUN),
+    "report": Mode(
+        "draw the report of --workdir again, or show the runs --runs=DIR,DIR side by side in --results=DIR",
+        (),
+        ("workdir", "runs", "results", *_OF_A_RUN),
+    ),
+    "compare": Mode(
+        "train a grid of methods, codebook sizes and seeds; resumes what it finds",
+        ("comparison", "results", "workdir"),
+        ("jobs", "report_only"),
+    ),
+    "convert": Mode("convert published weights of a metric's network", ("network", "files", "output")),
+}
+_CONFIG_WORD = re.compile(r"^--?(no)?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what a command line asks for; a user's mistake ends the process with one line and exit code 1.
 
     Args:
-        config: a ConfigDict, or None for the one that the work directory was trained with (not for `train`).
-        workdir: made by `train` if need be.
-        mode: one of `MODES`.
+        argv: program and arguments; default `sys.argv`.
+    """
+    words = list(sys.argv if argv is None else argv)
+    if any(word in ("--help", "-help", "-h") for word in words[1:]):
+        print(_help())
+        return
+    environment.prepare()
+    try:
+        given = parse(words)
+    except UserError as error:
+        fail(str(error))
+    if given["verbosity"].present:
+        logging.set_verbosity(given.verbosity)
+        _do(given)
+    else:
+        with quiet_libraries():
+            _do(given)
+
+
+def _define_flags(words: Sequence[str]) -> flags.FlagValues:
+    """Flags of this command line alone: nothing is defined for the whole process."""
+    values = flags.FlagValues()
+
+    def define(kind: Any, name: str, default: Any, text: str, **more: Any) -> None:
+        kind(name, default, help=text, flag_values=values, **more)
+
+    text = "Config by name (photos, speech, coco, librispeech) or file, NAME[:argument]; default the work directory's."
+    config_flags.DEFINE_config_file("config", None, text, flag_values=values, lock_config=False, sys_argv=list(words))
+    text = "File with get_config() of a grid of runs, such as configs/comparisons/photos.py."
+    config_flags.DEFINE_config_file(
+        "comparison", None, text, flag_values=values, lock_config=False, sys_argv=list(words)
+    )
+    define(flags.DEFINE_enum, "mode", "train", "What to do.", enum_values=list(MODES))
+    define(
+        flags.DEFINE_string,
+        "workdir",
+        None,
+        "Directory of the run; of a comparison, one for each of its runs below it.",
+    )
+    define(
+        flags.DEFINE_bool,
+        "distributed",
+        False,
+        "One of several processes of a run; SLURM, a TPU pod or Kubernetes says which.",
+    )
+    define(flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, where no cluster tells.")
+    define(flags.DEFINE_integer, "num_processes", None, "Processes of the run, where no cluster tells.")
+    define(flags.DEFINE_integer, "process_id", None, "Number of this process, from 0, where no cluster tells.")
+    define(flags.DEFINE_string, "results", None, "Directory of tables and plots.")
+    define(flags.DEFINE_list, "runs", None, "Work directories to show side by side.")
+    define(flags.DEFINE_integer, "jobs", 1, "Runs at a time; they share the CPU cores.", lower_bound=1)
+    define(flags.DEFINE_bool, "report_only", False, "Only tables and plots of the runs that are recorded.")
+    define(flags.DEFINE_enum, "network", None, "Network to convert.", enum_values=["lpips", "inception"])
+    define(flags.DEFINE_list, "files", None, "Published files of its weights.")
+    define(flags.DEFINE_string, "output", None, "The safetensors file to write.")
+    define(
+        flags.DEFINE_integer, "verbosity", 0, "Of absl's log: -1 warnings, 0 info, 1 debug; default: quiet libraries."
+    )
+    return values
+
+
+def _help() -> str:
+    modes = "\n".join(f"  {name:<13} {mode.doc}" for name, mode in MODES.items())
+    values = _define_flags([])
+    listed = "\n".join(f"  --{name:<14} {values[name].help}" for name in values)
+    return f"{__doc__}\nModes:\n{modes}\n\nFlags:\n{listed}\n\nKeys of a config: docs/config.md."
+
+
+def parse(words: Sequence[str]) -> flags.FlagValues:
+    """The flags of a command line.
 
     Raises:
-        UserError: what a user can mend.
+        UserError: a mistake, in one line.
     """
-    import jax
+    from vpvae_jax.config.files import find
 
-    from vpvae_jax import build, distributed
-    from vpvae_jax import workdir as layout
-    from vpvae_jax.errors import ConfigError
-    from vpvae_jax.evaluation.report import write_report
-    from vpvae_jax.evaluation.results import read_results, table
-    from vpvae_jax.fit import fit_codebook
-    from vpvae_jax.tokenizer import Tokenizer
-    from vpvae_jax.training.loop import train
-    from vpvae_jax.training.preemption import stop_on_sigterm
+    words = list(words)
+    for number, word in enumerate(words):
+        if match := re.match(r"^--?(config|comparison)=([^:]*)(.*)$", word, re.DOTALL):
+            words[number] = f"--{match[1]}={find(match[2])}{match[3]}"
+    try:
+        values = _define_flags(words)
+        rest = values(words)
+    except (flags.Error, AttributeError, ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        said = " ".join(str(error.args[0] if error.args else error).split())
+        raise ConfigError(_explain(words) or said) from error
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # libraries read theirs
+    _check(values, rest)
+    return values
 
-    if config is None and mode == "train":
-        raise ConfigError("no config: expected --config=configs/photos.py or another file with get_config()")
-    if config is None:
-        config = layout.read_config(workdir)
-    distributed.check_same(
-        {"mode": mode} | {key: repr(value) for key, value in build.flatten(config).items()},
-        "was started with other settings (give all the same command but for --process_id)",
+
+def _check(values: flags.FlagValues, rest: list[str]) -> None:
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}: settings are given as --config.KEY=VALUE")
+    mode = MODES[values.mode]
+    if lacking := [f"--{name}" for name in mode.needs if not values[name].value]:
+        raise ConfigError(f"no {' and no '.join(lacking)}: --mode={values.mode} needs it, see --help")
+    known = {*mode.needs, *mode.takes, "mode", "verbosity"}
+    unused = [name for name in values if values[name].present and name.partition(".")[0] not in known]
+    if unused:
+        raise ConfigError(f"--{unused[0]} is not used by --mode={values.mode}: leave it out, or choose another mode")
+    if values.mode == "report" and bool(values.runs) == bool(values.workdir):
+        raise ConfigError("--mode=report needs either --workdir=DIR, or --runs=DIR,DIR with --results=DIR")
+    if values.runs and not values.results:
+        raise ConfigError("--runs without --results: name a directory for the report")
+
+
+def _explain(words: Sequence[str]) -> str:
+    """What is wrong with the first setting that the config does not take, empty if all are well."""
+    from vpvae_jax.config.files import load_config
+    from vpvae_jax.config.keys import assign
+
+    place = next((word.partition("=")[2] for word in words if word.startswith("--config=")), "")
+    overrides = [match for word in words if (match := _CONFIG_WORD.match(word))]
+    if overrides and not place:
+        return f"--config.{overrides[0][2]} without --config: settings go behind --config=photos or another file"
+    try:
+        path, _, argument = place.partition(":")
+        config = load_config(path, argument)
+        for match in overrides:
+            assign(config, match[2], not match[1] if match[3] is None else _literal(match[3]))
+    except UserError as error:
+        return str(error)
+    except Exception:
+        return ""  # something else is wrong, of which the caller has the words
+    return ""
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _do(given: flags.FlagValues) -> None:
+    """Do the mode, and end as the exit codes say."""
+    is_distributed = given.distributed or any(
+        value is not None for value in (given.coordinator, given.num_processes, given.process_id)
     )
-    distributed.check_same_workdir(workdir)
-    build.check_config(config)
-    build.build_quantizer(config)
-    build.build_schedule(config)
-    if mode != "train" or layout.has_results(workdir):
-        layout.check_same_config(config, workdir, same_data=mode in ("train", "fit_codebook"))
-    if mode != "train":
-        config = layout.with_stored_training(config, workdir)
-    if mode == "train":
-        build.check_data(config)
-        with build.build_scorer(config):
-            pass  # what its figures need is there
-        workdir.mkdir(parents=True, exist_ok=True)
-        with jax.debug_nans(config.debug.nans):
-            train(config, workdir)
-    stop_on_sigterm()
-    if mode in ("train", "fit_codebook"):
-        tokenizer = fit_codebook(config, workdir)
-        if distributed.is_first():
-            tokenizer.save(workdir / layout.TOKENIZER)
-    elif mode == "evaluate":
-        tokenizer = Tokenizer.load(workdir / layout.TOKENIZER)
-    if mode in ("train", "evaluate"):
-        _evaluate(config, tokenizer, workdir)
-    if distributed.is_first() and mode in ("train", "report"):
-        pictures = write_report(workdir)
-        print(f"\n{table(read_results(workdir), build.modality_of(config).figures)}\n")
-        for path in [workdir / layout.EVAL, *pictures, workdir / layout.METRICS, workdir / layout.TOKENIZER]:
-            print(path)
-        if mode == "train":
-            layout.write_json(workdir / layout.DONE, {"step": tokenizer.step})
-    distributed.wait_for_all()
-
-
-def _evaluate(config, tokenizer, workdir: pathlib.Path) -> None:
-    from vpvae_jax import build, distributed
-    from vpvae_jax.evaluation.evaluate import evaluate
-    from vpvae_jax.evaluation.results import write_results
-    from vpvae_jax.machine import machine
-
-    for split in config.eval.splits:
-        name = f"{build.dataset_name(config)}-{split}"
-        examples = build.examples(config, split)
-        scorer = build.build_scorer(config)
-        results, counts, kept = evaluate(tokenizer, examples, scorer, name=name, num_kept=config.eval.num_pictures)
-        if distributed.is_first():
-            results |= {"machine": machine(), "config": config.to_dict()}
-            print(write_results(workdir, name, results, counts, kept))
-
-
-def _main(argv: list[str]) -> None:
-    del argv
-    if not _WORKDIR.value:
-        fail("no work directory: expected --workdir=DIR")
-    keep_freed_memory()
-    set_cpu_flags()
-    quiet_libraries()
-    is_distributed = _DISTRIBUTED.value or any(
-        flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
-    )
-    from vpvae_jax import distributed
-    from vpvae_jax.errors import UserError
-    from vpvae_jax.training.preemption import Stopped, stop_on_sigterm
+    from vpvae_jax.runtime import processes
+    from vpvae_jax.runtime.preemption import Stopped, stop_on_sigterm
 
     try:
         if is_distributed:
-            distributed.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+            processes.join(given.coordinator, given.num_processes, given.process_id)
+        elif given.mode == "compare":
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # end like Ctrl-C, with the runs under way
         else:
             stop_on_sigterm()
-        run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser(), _MODE.value)
+        _dispatch(given)
     except Stopped as stopped:
         print(stopped, flush=True)
         if not stopped.by_all:
@@ -152,14 +222,14 @@ def _main(argv: list[str]) -> None:
         traceback.print_exc()
         fail(f"{error}: see the traceback; what was saved is from before")
     except KeyboardInterrupt:
-        fail("interrupted: run the same command again to go on from the last checkpoint")
+        fail("interrupted: run the same command again to resume")
     except OSError as error:
-        fail(f"{error}: mend it and run the same command again, finished checkpoints are kept")
+        fail(f"{error}: fix it and run the same command again to resume, finished checkpoints are kept")
     except Exception as error:
-        if reason := distributed.lost_peer(error):
+        if reason := processes.lost_peer(error):
             fail(
                 f"another process of the run has stopped or cannot be reached ({reason}): "
-                f"start all of them again with the same commands to go on from the last checkpoint",
+                f"start all of them again with the same commands to resume from the last checkpoint",
                 TRY_AGAIN,
             )
         if not is_distributed:
@@ -168,5 +238,36 @@ def _main(argv: list[str]) -> None:
         fail(f"{type(error).__name__}: {error}")  # leaving otherwise waits for the others
 
 
+def _dispatch(given: flags.FlagValues) -> None:
+    if given.mode == "convert":
+        from vpvae_jax.perceptual.convert import convert
+
+        convert(given.network, [_path(file) for file in given.files], _path(given.output))
+        print(given.output)
+    elif given.mode == "compare":
+        from vpvae_jax.compare.compare import compare
+
+        compare(
+            given.comparison,
+            _path(given.results),
+            _path(given.workdir),
+            num_jobs=given.jobs,
+            report_only=given.report_only,
+        )
+    elif given.runs:
+        from vpvae_jax.reporting.report import write_reports
+
+        print(*write_reports([_path(run) for run in given.runs], _path(given.results)), sep="\n")
+    else:
+        from vpvae_jax import runs
+
+        workdir = _path(given.workdir)
+        runs.run(runs.assemble(given.config, workdir, given.mode), workdir, given.mode)
+
+
+def _path(text: str) -> pathlib.Path:
+    return pathlib.Path(text).expanduser()
+
+
 if __name__ == "__main__":
-    app.run(_main, flags_parser=parse_flags)
+    main()

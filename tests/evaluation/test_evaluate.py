@@ -1,4 +1,4 @@
-"""The evaluator against the same figures computed by other means."""
+"""The evaluator against the same metrics computed by other means."""
 
 import io
 
@@ -7,13 +7,13 @@ import PIL.Image
 import pytest
 import skimage.metrics
 
-from vpvae_jax.data.images import ImageDecoder, eval_images
 from vpvae_jax.data.sources import Record
-from vpvae_jax.errors import CheckpointError, DataError
 from vpvae_jax.evaluation.evaluate import evaluate
-from vpvae_jax.modalities import Examples
-from vpvae_jax.models.lpips import load_lpips
-from vpvae_jax.scoring.images import ImageScorer
+from vpvae_jax.images.decoding import ImageDecoder, eval_images
+from vpvae_jax.images.scoring import ImageScorer
+from vpvae_jax.modality import Examples
+from vpvae_jax.perceptual.lpips import load_lpips
+from vpvae_jax.runtime.errors import CheckpointError, DataError
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -38,10 +38,10 @@ def _records(sizes):
     return records
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, lpips_file):
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.system), 3])
+def test_metrics_are_those_of_an_independent_computation(tokenizer, batch_size, lpips_file):
     records = _records([(32, 32)] * 4)
-    scorer = ImageScorer(lpips_file if batch_size > 1 else "")
+    scorer = ImageScorer(lpips_weights=lpips_file if batch_size > 1 else "")
     results, counts, pictures = evaluate(tokenizer, _examples(records, 32, batch_size), scorer, name="x", num_kept=2)
     originals = np.stack([np.asarray(PIL.Image.open(io.BytesIO(record.encoded))) for record in records])
     indices = np.asarray(tokenizer.encode(originals))
@@ -65,6 +65,7 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, 
     np.testing.assert_array_equal(counts, np.bincount(indices.ravel(), minlength=16))
     shares = counts[counts > 0] / counts.sum()
     assert results["cvu"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()) / 16)
+    assert 0.99 < results["cvu_ceiling"] < 1  # 1,024 tokens show 16 codes well
     assert (results["num_examples"], results["num_tokens"], results["num_skipped"]) == (4, 4 * 16 * 16, 0)
     assert results["num_codes_used"] == (counts > 0).sum()
     assert len(pictures) == 2
@@ -72,7 +73,7 @@ def test_figures_are_those_of_an_independent_computation(tokenizer, batch_size, 
     np.testing.assert_array_equal(pictures[1].quantized, decoded[1])
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_whole_images_of_several_sizes(tokenizer):
     results, counts, pictures = evaluate(
         tokenizer, _examples(_records([(33, 40), (24, 25)]), 0), ImageScorer(), name="x", num_kept=2

@@ -1,4 +1,4 @@
-"""Damaged checkpoints of a real run: named, passed over, moved aside; and which are kept."""
+"""Damaged checkpoints of a real run: named, passed over, quarantined; and which are kept."""
 
 import json
 import logging
@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vpvae_jax import main
-from vpvae_jax.errors import CheckpointError
-from vpvae_jax.fit import fit_codebook
+from vpvae_jax.runtime.errors import CheckpointError
 from vpvae_jax.training.checkpoint import Checkpoints
+from vpvae_jax.training.fit import fit_codebook
 from vpvae_jax.training.loop import train
 from vpvae_jax.training.state import TrainState
 
@@ -33,16 +32,16 @@ def run(trained, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_damaged_step_is_named_and_trained_again_from_the_one_before(run, trained, data_dir, caplog):
     name = _flip_a_bit(run / "checkpoints" / "6")
     with caplog.at_level(logging.WARNING):
-        train(tiny.config(data_dir), run)
+        train(tiny.experiment(data_dir), run)
     assert f"checkpoints/6 is damaged: {name} has changed" in caplog.text
-    assert "going on from step 4" in caplog.text
+    assert "resuming from step 4" in caplog.text
     assert (run / "damaged_checkpoints" / "6").is_dir()
-    config = tiny.config(data_dir)
-    again, undisturbed = (fit_codebook(config, workdir)._weights["network"] for workdir in (run, trained))
+    experiment = tiny.experiment(data_dir)
+    again, undisturbed = (fit_codebook(experiment, workdir)._weights["network"] for workdir in (run, trained))
     jax.tree.map(np.testing.assert_array_equal, again, undisturbed)
     losses = [(run / "metrics.jsonl").read_text().splitlines(), (trained / "metrics.jsonl").read_text().splitlines()]
     assert [json.loads(line)["loss"] for line in losses[0]] == [json.loads(line)["loss"] for line in losses[1]]
@@ -61,17 +60,17 @@ def test_unreadable_metrics_make_a_damaged_step(tmp_path, content):
         path.write_bytes(content)
     with Checkpoints(tmp_path / "checkpoints", keep_best=1) as checkpoints:
         assert checkpoints.latest_good_step() == 1
-        checkpoints.set_aside(after=1, target=tmp_path / "aside")
+        checkpoints.quarantine(after=1, target=tmp_path / "quarantine")
         checkpoints.save(_state(2), iterator, 0.5)
     assert checkpoints.latest_good_step() == 2
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_fit_takes_the_newest_good_step(run, data_dir):
     _flip_a_bit(run / "checkpoints" / "6")
-    assert fit_codebook(tiny.config(data_dir), run).step == 4
+    assert fit_codebook(tiny.experiment(data_dir), run).step == 4
     with pytest.raises(CheckpointError, match=r"checkpoints/6 is damaged \(state/.* has changed\): restore it"):
-        fit_codebook(tiny.config(data_dir), run, step=6)
+        fit_codebook(tiny.experiment(data_dir), run, step=6)
 
 
 def test_a_run_without_a_good_step_changes_nothing(run, data_dir):
@@ -79,16 +78,16 @@ def test_a_run_without_a_good_step_changes_nothing(run, data_dir):
         _flip_a_bit(run / "checkpoints" / step)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"):
-        main.run(tiny.config(data_dir), run, "train")
+        tiny.do(tiny.config(data_dir), run)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_checkpoints_from_before_there_were_manifests_are_used(run, data_dir, caplog):
     for path in run.glob("checkpoints/*/manifest.json"):
         path.unlink()
     with caplog.at_level(logging.WARNING):
-        assert fit_codebook(tiny.config(data_dir), run).step == 6
+        assert fit_codebook(tiny.experiment(data_dir), run).step == 6
     assert "have no manifest.json: they are not verified" in caplog.text
 
 
@@ -107,7 +106,7 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         assert checkpoints.steps() == [2, 4, 5, 6]
     with Checkpoints(tmp_path / "checkpoints", keep=1, keep_best=2) as checkpoints:  # a run that resumes
         assert checkpoints.latest_good_step() == 6
-        checkpoints.set_aside(after=5, target=tmp_path / "aside")
+        checkpoints.quarantine(after=5, target=tmp_path / "quarantine")
         for step, loss in {7: 9.0, 8: 9.0}.items():
             checkpoints.save(_state(step), iterator, loss)
         checkpoints.wait()
@@ -136,4 +135,4 @@ def test_another_number_of_processes_is_refused(run, data_dir):
     path = run / "data.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 2}))
     with pytest.raises(CheckpointError, match=r"a run of 2 processes, .*, this run has 1"):
-        train(tiny.config(data_dir), run)
+        train(tiny.experiment(data_dir), run)

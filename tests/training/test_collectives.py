@@ -1,4 +1,4 @@
-"""What devices say to each other in a step: gradients and sums, never the memory, the latents or the batch."""
+"""What devices exchange in a step: gradients and sums, never the memory, the latents or the batch."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def _collectives_of_a_step(search: str, **overrides) -> dict:
         from benchmarks.collectives import collectives, search_in_xla
         from tests import tiny
         from vpvae_jax.training import loop
-        config = tiny.config("", **{SETTINGS | overrides!r})
+        run = tiny.experiment("", **{SETTINGS | overrides!r})
         with {"search_in_xla()" if search == "xla" else "contextlib.nullcontext()"}:
-            program = loop.compile_program(config)
-        parameters = loop.abstract_state(config).params
+            program = loop.compile_program(run)
+        parameters = loop.abstract_state(run).params
         print(json.dumps({{
             "found": collectives(program.step.as_text()),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
@@ -50,7 +50,7 @@ def _collectives_of_a_step(search: str, **overrides) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize("search", ["host", "xla"])
 def test_the_step_sums_gradients_and_little_else(search):
     """The rest are moments of the latents, and those that the memory takes."""
@@ -60,7 +60,7 @@ def test_the_step_sums_gradients_and_little_else(search):
     assert {kind for kind, *_ in step["found"]} == {"all-reduce"}
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_parameters_that_are_cut_are_gathered():
     """What the test above would see."""
     step = _collectives_of_a_step("xla", train__shard_params=True, model__channels=128)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vpvae_jax.errors import TrainingDivergedError
+from vpvae_jax.runtime.errors import TrainingDivergedError
 from vpvae_jax.training import loop, progress
 
 
 @pytest.fixture(scope="module")
 def program():
-    return loop.compile_program(tiny.config(""))
+    return loop.compile_program(tiny.experiment(""))
 
 
 def test_memory_and_compile_time_are_printed_before_the_run(tmp_path, data_dir, capsys, monkeypatch, program):
@@ -27,8 +27,8 @@ def test_memory_and_compile_time_are_printed_before_the_run(tmp_path, data_dir, 
 
     printed = []
     monkeypatch.setattr(loop, "_run", run)
-    monkeypatch.setattr(loop, "compile_program", lambda config: program)
-    loop.train(tiny.config(data_dir), tmp_path)
+    monkeypatch.setattr(loop, "compile_program", lambda experiment: program)
+    loop.train(tiny.experiment(data_dir), tmp_path)
     assert re.fullmatch(
         r"compiled the step in \d+\.\d s; by XLA's analysis it needs \S+ GiB a device "
         r"\(arguments .*, outputs .*, temporaries .*, aliased -.*\)",
@@ -55,8 +55,9 @@ def test_a_backend_without_an_analysis_is_named():
 
 
 def test_the_program_donates_the_state(program):
-    config = tiny.config("")
-    state = jax.device_put(loop.new_state(config), program.state_sharding)
+    run = tiny.experiment("")
+    config = run.config
+    state = jax.device_put(loop.new_state(run), program.state_sharding)
     images = np.zeros((config.train.batch_size, config.data.crop, config.data.crop, 3), np.uint8)
     new_state, _ = program.step(state, program.frozen, jax.device_put(images, program.batch_sharding))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
@@ -70,29 +71,29 @@ def _trace_of_a_run(tmp_path, monkeypatch, losses, **overrides):
     def step(state, frozen, batch):
         number = state.step + 1
         did.append(f"dispatch {number}")
-        return types.SimpleNamespace(step=number), {name: jnp.float32(losses[number - 1]) for name in figures}
+        return types.SimpleNamespace(step=number), {name: jnp.float32(losses[number - 1]) for name in names}
 
     def device_get(pending):
         did.append(f"fetch {len(pending)}")
         return real_device_get(pending)
 
-    figures, real_device_get = ("loss", "gradient_norm"), jax.device_get
+    names, real_device_get = ("loss", "gradient_norm"), jax.device_get
     monkeypatch.setattr(progress.jax, "device_get", device_get)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     checkpoints = types.SimpleNamespace(
         save=lambda state, iterator, loss: did.append(f"save {state.step}"), wait=lambda: None
     )
-    config = tiny.config("", train__num_steps=len(losses), **overrides)
+    run = tiny.experiment("", train__num_steps=len(losses), train__warmup_steps=0, **overrides)
     program = loop.Program(step, step, {}, sharding, sharding, 0.0)
     try:
         state = types.SimpleNamespace(step=0)
-        loop._run(program, state, itertools.repeat(np.zeros(1)), checkpoints, config, tmp_path)
+        loop._run(program, state, itertools.repeat(np.zeros(1)), checkpoints, run, tmp_path)
     except TrainingDivergedError as error:
         did.append(str(error).split(":")[0])
     return did
 
 
-def test_figures_are_fetched_while_the_next_step_runs_and_before_a_save(tmp_path, monkeypatch):
+def test_metrics_are_fetched_while_the_next_step_runs_and_before_a_save(tmp_path, monkeypatch):
     did = _trace_of_a_run(tmp_path, monkeypatch, losses=range(7), log__every=2, checkpoint__every=5)
     assert did == [
         *("dispatch 1", "dispatch 2", "dispatch 3", "fetch 2"),

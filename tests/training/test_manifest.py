@@ -25,7 +25,7 @@ def test_what_orbax_writes_last_is_no_damage(directory):
     assert manifest.damage(directory) == ""
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_every_bit_of_a_file_counts(directory):
     path = directory / "state" / "a"
     content = path.read_bytes()

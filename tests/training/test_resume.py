@@ -54,7 +54,7 @@ def _num_logged(workdir) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):
-    """The processes started here load what the first has compiled; half a file that a kill leaves is compiled anew."""
+    """The processes started here load what the first has compiled; half a file that a kill leaves is compiled again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         yield
@@ -69,7 +69,7 @@ def undisturbed(tmp_path_factory, data_dir):
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir, undisturbed):
     words = tiny.command(tmp_path, data_dir, **STEPS)
     assert _kill_when(words, lambda: _num_logged(tmp_path) >= 11)
@@ -81,7 +81,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir, undisturbed):
     _assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_kills_at_random_moments_and_inside_a_save(tmp_path, data_dir, undisturbed):
     words = tiny.command(tmp_path, data_dir, **STEPS)
     rng = random.Random(0)
@@ -107,7 +107,7 @@ def test_kills_at_random_moments_and_inside_a_save(tmp_path, data_dir, undisturb
     _assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_training_again_in_a_finished_work_directory_changes_nothing(data_dir, undisturbed):
     before, losses = _weights(undisturbed), _losses(undisturbed)
     done = tiny.run(tiny.command(undisturbed, data_dir, **STEPS))

@@ -10,7 +10,7 @@ def test_large_parameters_are_cut_along_an_axis_that_the_devices_divide():
     code = textwrap.dedent("""
         import jax, jax.numpy as jnp
         from jax.sharding import PartitionSpec as P
-        from vpvae_jax import distributed
+        from vpvae_jax.runtime import processes
         from vpvae_jax.training.sharding import state_shardings
         from vpvae_jax.training.state import TrainState
 
@@ -22,7 +22,7 @@ def test_large_parameters_are_cut_along_an_axis_that_the_devices_divide():
         key = jax.ShapeDtypeStruct((2,), jnp.uint32)
         state = TrainState(params["scalar"], params, None, (params, params["scalar"]), memory, key)
         for is_cut in (False, True):
-            found = state_shardings(state, distributed.data_mesh(), shard_params=is_cut)
+            found = state_shardings(state, processes.data_mesh(), shard_params=is_cut)
             expected = {name: P() for name in shapes}
             if is_cut:
                 expected |= {"wide": P(None, None, None, "data"), "long": P("data", None)}

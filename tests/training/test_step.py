@@ -10,28 +10,23 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vpvae_jax import build
-from vpvae_jax.errors import ConfigError
+from vpvae_jax.runtime.errors import ConfigError
 from vpvae_jax.training.loop import new_state
 from vpvae_jax.training.step import make_train_step
 
 
 def _parts(argument="", **overrides):
-    config = tiny.config("", argument, **overrides)
-    quantizer = build.build_quantizer(config)
-    network = build.build_network(config, quantizer)
-    modality = build.modality_of(config)
-    loss = modality.build_loss(config)
+    run = tiny.experiment("", argument, **overrides)
     step = make_train_step(
-        network=network,
-        quantizer=quantizer,
-        optimizer=build.build_optimizer(config),
-        to_signal=modality.to_signal,
-        reconstruction_loss=loss.function,
-        ema_decay=config.train.ema_decay,
-        accumulation_steps=config.train.accumulation_steps,
+        network=run.network,
+        quantizer=run.quantizer,
+        optimizer=run.optimizer,
+        to_signal=run.modality.to_signal,
+        reconstruction_loss=run.loss.function,
+        ema_decay=run.config.train.ema_decay,
+        accumulation_steps=run.config.train.accumulation_steps,
     )
-    return config, lambda state, images: step(state, loss.params, images)
+    return run, lambda state, images: step(state, run.loss.params, images)
 
 
 def _images(num=4, size=16):
@@ -39,11 +34,11 @@ def _images(num=4, size=16):
 
 
 def test_ten_steps_lower_the_loss_with_one_trace_and_move_every_part_of_the_state():
-    config, step = _parts(
+    run, step = _parts(
         train__ema_decay=0.9, train__learning_rate=1e-2, train__num_steps=40, quantizer__push_fraction=0.01
     )
     jitted = jax.jit(chex.assert_max_traces(step, 1))
-    state = start = new_state(config)
+    state = start = new_state(run)
     losses = []
     for _ in range(30):
         state, metrics = jitted(state, _images())
@@ -66,8 +61,8 @@ def test_ten_steps_lower_the_loss_with_one_trace_and_move_every_part_of_the_stat
 @pytest.fixture(scope="module")
 def clipped():
     """A jitted step whose gradients are clipped to 1e-3, and the state before the first."""
-    config, step = _parts(train__clip_norm=1e-3)
-    return jax.jit(step), new_state(config)
+    run, step = _parts(train__clip_norm=1e-3)
+    return jax.jit(step), new_state(run)
 
 
 def test_the_draws_of_a_step_depend_on_the_step_alone(clipped):
@@ -79,10 +74,10 @@ def test_the_draws_of_a_step_depend_on_the_step_alone(clipped):
     assert first["move_length"] != later["move_length"]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_bfloat16_network_keeps_quantizer_and_parameters_in_float32():
-    config, step = _parts(model__dtype="bfloat16")
-    state, metrics = jax.jit(step)(new_state(config), _images())
+    run, step = _parts(model__dtype="bfloat16")
+    state, metrics = jax.jit(step)(new_state(run), _images())
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert state.quantizer_state.memory.samples.dtype == jnp.float32
     assert np.isfinite(float(metrics["loss"]))
@@ -102,22 +97,20 @@ def test_clipping_bounds_the_gradient_that_adam_sees(clipped):
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(0.0, 0.1 * 5.0), (1.0, 0.1 * 1.0), (9.0, 0.1 * 5.0)])
 def test_a_gradient_is_clipped_by_its_norm_and_0_clips_nothing(clip_norm, expected):
-    optimizer = build.build_optimizer(tiny.config("", train__clip_norm=clip_norm))
+    optimizer = tiny.experiment("", train__clip_norm=clip_norm).optimizer
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     _, state = optimizer.update(gradient, optimizer.init(gradient))
     mu = state[1][0].mu
     assert float(jnp.hypot(mu["a"], mu["b"])[0]) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_accumulated_gradients_are_those_of_the_batch():
     """Without a quantizer nothing depends on how the batch is cut."""
     results = []
     for parts in (1, 2):
-        config, step = _parts(
-            argument="quantizer=none,mean_weight=0.0,variance_weight=0.0", train__accumulation_steps=parts
-        )
-        state, metrics = jax.jit(step)(new_state(config), _images())
+        run, step = _parts(argument="quantizer=none", train__accumulation_steps=parts)
+        state, metrics = jax.jit(step)(new_state(run), _images())
         results.append((state, metrics))
     (whole, expected), (state, metrics) = results
     assert metrics.keys() == expected.keys()
@@ -129,10 +122,10 @@ def test_accumulated_gradients_are_those_of_the_batch():
     assert int(state.step) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_accumulating_all_parts_are_perturbed_and_remembered():
-    config, step = _parts(train__accumulation_steps=2, quantizer__push_fraction=1.0)
-    start = new_state(config)
+    run, step = _parts(train__accumulation_steps=2, quantizer__push_fraction=1.0)
+    start = new_state(run)
     state, metrics = jax.jit(step)(start, _images())
     assert int(state.quantizer_state.memory.cursor) == 4 * 8 * 8
     assert 0 < float(metrics["acceptance_rate"]) < 1
@@ -142,10 +135,10 @@ def test_batch_that_cannot_be_cut():
     with pytest.raises(
         ConfigError, match=r"does not divide over 1 devices and train.accumulation_steps=3: choose a multi"
     ):
-        build.check_config(tiny.config("", train__accumulation_steps=3))
+        tiny.experiment("", train__accumulation_steps=3)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_eight_devices_accumulate_as_one_does(tmp_path, data_dir):
     """Without accumulation: tests/test_distributed.py."""
     sizes = {"train__batch_size": 16, "train__accumulation_steps": 2}
@@ -162,3 +155,22 @@ def test_eight_devices_accumulate_as_one_does(tmp_path, data_dir):
     for one, eight in zip(runs[1], runs[8], strict=True):
         for name in ("loss", "l1", "quantizer_loss", "acceptance_rate", "move_length", "radius", "gradient_norm"):
             assert eight[name] == pytest.approx(one[name], rel=2e-3), (one["step"], name)
+
+
+def test_the_running_mean_forgets_the_random_start():
+    """With a decay of 0.999 alone, four fifths of it would still be the start after 250 steps."""
+    start, decay = 5.0, 0.999
+    run, step = _parts(train__ema_decay=decay, train__learning_rate=1e-3)
+    state = new_state(run)
+    state = state._replace(ema_params=jax.tree.map(lambda leaf: leaf + start, state.ema_params))
+    jitted = jax.jit(step)
+    share = 1.0
+    for number in range(12):
+        state, _ = jitted(state, _images())
+        share *= (1 + number) / (10 + number)
+    lag = [
+        np.abs(np.asarray(ema) - np.asarray(new)).max()
+        for ema, new in zip(*map(jax.tree.leaves, (state.ema_params, state.params)), strict=True)
+    ]
+    assert max(lag) < 0.1 + 2 * start * share
+    assert 2 * start * share < 0.01 < start * decay**12

@@ -22,7 +22,7 @@ def test_a_spike_is_told_once_and_again_when_it_comes_back(caplog):
         warnings = _look(Watchdogs(256, 1024), [{"loss": loss} for loss in losses])
     assert [step for step, found in enumerate(warnings, start=1) if found] == [7, 11]
     assert warnings[6] == [
-        "step 7: the loss is 3.5, 3.5 times what it was: if it does not come back, lower train.learning_rate or set "
+        "step 7: the loss is 3.5, 3.5 times what it was: if it does not recover, lower train.learning_rate or set "
         "train.clip_norm"
     ]
     assert len(caplog.records) == 2
@@ -54,7 +54,7 @@ def test_few_tokens_cannot_use_many_codes():
 def test_waiting_for_data_is_told_after_the_first_period():
     warnings = _look(Watchdogs(256, 1024), [{"input_share": 0.9}] * 3)
     assert [len(found) for found in warnings] == [0, 1, 0]
-    assert "90% of the time goes by waiting for data: raise data.num_threads" in warnings[1][0]
+    assert "90% of the time is spent waiting for data: raise data.num_threads" in warnings[1][0]
 
 
 def test_an_input_that_stands_still_is_told_as_long_as_it_does(caplog):
@@ -66,7 +66,7 @@ def test_an_input_that_stands_still_is_told_as_long_as_it_does(caplog):
         time.sleep(0.5)  # nothing is asked for
     assert num_told >= 2
     assert len(caplog.records) == num_told
-    assert "the input stands still" in caplog.text
+    assert "the input is stalled" in caplog.text
 
 
 def test_memory_in_use_is_that_of_this_process():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from vpvae_jax import distributed, metrics
-from vpvae_jax.data.batches import none_readable
-from vpvae_jax.evaluation.results import Reconstruction
-from vpvae_jax.modalities import Examples
-from vpvae_jax.scoring.base import Scorer
+from vpvae_jax.codebooks.usage import cvu, cvu_ceiling
+from vpvae_jax.data.stream import none_readable
+from vpvae_jax.evaluation.records import Reconstruction
+from vpvae_jax.modality import Examples, Scorer
+from vpvae_jax.runtime import processes
 from vpvae_jax.tokenizer import Tokenizer
 
 
@@ -21,8 +21,8 @@ def evaluate(
 ) -> tuple[dict[str, Any], np.ndarray, list[Reconstruction]]:
     """Reconstruct every example and score it as it is stored: pixels of 8 bits, waveforms within [-1, 1].
 
-    Figures of merit are means over examples; usage is counted over all tokens. Of several processes each goes through
-    its share, and all return the figures of all: every process must call this.
+    Metrics are means over examples; usage is counted over all tokens. Of several processes each scores its share, and
+    all return the metrics of all examples: every process must call this.
 
     Args:
         tokenizer: what is scored.
@@ -32,9 +32,9 @@ def evaluate(
         num_kept: how many examples to return.
 
     Returns:
-        results: the modality's figures of the quantized reconstruction, with `_continuous` at their names those of the
-            decoder fed the unquantized latents; `cvu`, the rate, and the counts they rest on; `examples` lists the
-            scores of each, `skipped` what could not be read.
+        results: metrics of the quantized reconstruction, and with `_continuous` at their names those of the decoder fed
+            the unquantized latents; `cvu` and the `cvu_ceiling` of so few tokens, the rate, and the counts they rest
+            on; `examples` lists the scores of each, `skipped` what could not be read.
         counts: `(codebook_size,)` int64, uses of each code.
         kept: the first examples.
 
@@ -45,12 +45,12 @@ def evaluate(
     counts = np.zeros(tokenizer.codebook_size, np.int64)
     num_examples = 0
     kept: list[Reconstruction] = []
-    total = len(distributed.this_process().share(examples.total))
-    bar = tqdm.tqdm(total=total, unit=modality.unit, desc=f"evaluating {name}", disable=not distributed.is_first())
+    total = len(processes.this_process().share(examples.total))
+    bar = tqdm.tqdm(total=total, unit=modality.unit, desc=f"evaluating {name}", disable=not processes.is_first())
     with scorer:
         while batch := list(itertools.islice(examples.items, examples.batch_size)):
             original = np.stack([example for _, example in batch])
-            # The last batch is filled up, so that one program serves all; what was added is cut off again.
+            # The last batch is filled up, so that one program serves all; the padding is cut off again.
             lacking = examples.batch_size - len(batch)
             z = tokenizer.latents(np.pad(original, ((0, lacking), *[(0, 0)] * (original.ndim - 1)), mode="edge"))
             indices = tokenizer.encode_latents(z)
@@ -66,12 +66,12 @@ def evaluate(
                     kept.append(Reconstruction(*rows))
             bar.update(len(batch))
         bar.close()
-        nums = distributed.gather(num_examples)
+        nums = processes.gather(num_examples)
         if not sum(nums):
             raise none_readable(examples.total, f"{modality.unit}s")
-        means, scores = scorer.results(distributed.gather)
-    num_before = sum(nums[: distributed.this_process().index])
-    parts = distributed.gather(
+        means, scores = scorer.results(processes.gather)
+    num_before = sum(nums[: processes.this_process().index])
+    parts = processes.gather(
         {
             "counts": counts,
             "kept": [list(each) for each in kept[: max(0, num_kept - num_before)]],
@@ -82,8 +82,9 @@ def evaluate(
     kept = [Reconstruction(*each) for part in parts for each in part["kept"]]
     unreadable = [record for part in parts for record in part["unreadable"]]
     results = means | {
-        "cvu": metrics.cvu(counts),
-        f"bits_per_{modality.rate_unit}": modality.rate(tokenizer.config, tokenizer.codebook_size),
+        "cvu": cvu(counts),
+        "cvu_ceiling": cvu_ceiling(tokenizer.codebook_size, int(counts.sum())),
+        f"bits_per_{modality.rate_unit}": modality.rate(tokenizer.codebook_size),
         "codebook_size": tokenizer.codebook_size,
         "num_codes_used": int((counts > 0).sum()),
         "num_tokens": int(counts.sum()),

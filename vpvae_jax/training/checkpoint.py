@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from vpvae_jax import distributed
-from vpvae_jax.errors import CheckpointError
+from vpvae_jax.runtime import processes
+from vpvae_jax.runtime.errors import CheckpointError
 from vpvae_jax.training import manifest
 from vpvae_jax.training.state import TrainState
 
@@ -28,10 +28,10 @@ class Checkpoints:
     """The checkpoints of one run, a directory a step. Use as a context manager: leaving it waits for the last save.
 
     A step gets a manifest of its files before it gets its name. What differs from its manifest later is damaged: it is
-    named, and moved aside where the run goes on from the one before.
+    named, and quarantined when the run resumes from an earlier one.
 
     Args:
-        directory: where they lie; made if need be.
+        directory: where they are; made if it does not exist.
         keep: number of latest checkpoints kept.
         keep_best: number of checkpoints of the lowest loss kept besides.
     """
@@ -54,8 +54,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        if distributed.is_first():
-            _put_away_unreadable_metrics(self._directory)
+        if processes.is_first():
+            _quarantine_unreadable_metrics(self._directory)
         handlers = {_STATE: ocp.StandardCheckpointHandler(), _DATA: grain.checkpoint.CheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
 
@@ -80,7 +80,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def latest_good_step(self) -> int | None:
-        """Step of the newest checkpoint that is as it was written, None without any checkpoint; warns of damaged ones.
+        """Step of the newest undamaged checkpoint, None without any checkpoint; warns of damaged ones.
 
         Reads all of it. Of several processes the first reads, and tells the others.
 
@@ -88,7 +88,7 @@ class Checkpoints:
             CheckpointError: there are checkpoints and all are damaged.
         """
         good = _NONE
-        if distributed.is_first():
+        if processes.is_first():
             steps = self.steps()
             good = _ALL_DAMAGED if steps else _NONE
             for step in reversed(steps):
@@ -97,7 +97,7 @@ class Checkpoints:
                     good = step
                     break
                 _LOG.warning("the checkpoint %s is damaged: %s", self._directory / str(step), what)
-        good = distributed.from_first(good)
+        good = processes.from_first(good)
         if good == _NONE:
             return None
         if good == _ALL_DAMAGED:
@@ -107,17 +107,17 @@ class Checkpoints:
             )
         return good
 
-    def set_aside(self, after: int, target: pathlib.Path) -> None:
-        """Move the checkpoints of later steps, which are damaged, out of the way of those that will be written anew."""
-        if distributed.is_first():
+    def quarantine(self, after: int, target: pathlib.Path) -> None:
+        """Move the damaged checkpoints of later steps out of the way of those that will be written again."""
+        if processes.is_first():
             for step in self.steps():
                 if step > after:
                     target.mkdir(exist_ok=True)
                     place = target / str(step)
                     shutil.rmtree(place, ignore_errors=True)
                     shutil.move(self._directory / str(step), place)
-                    _LOG.warning("going on from step %d; what is left of step %d lies in %s", after, step, place)
-        distributed.wait_for_all()
+                    _LOG.warning("resuming from step %d; what is left of step %d is in %s", after, step, place)
+        processes.wait_for_all()
         self._known.clear()
         self._manager.reload()
 
@@ -126,7 +126,7 @@ class Checkpoints:
 
         Args:
             state: of a step that was not saved yet.
-            iterator: where the data are to go on.
+            iterator: the place in the data from which to resume.
             loss: by which the best are kept.
         """
         self.wait()  # the manifest of one save at a time
@@ -138,7 +138,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=items, metrics=None if loss is None else {"loss": loss})
         except Exception as error:
-            if distributed.lost_peer(error):
+            if processes.lost_peer(error):
                 raise
             raise self._write_error(error) from error
 
@@ -147,7 +147,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            if distributed.lost_peer(error):
+            if processes.lost_peer(error):
                 raise
             raise self._write_error(error) from error
 
@@ -171,7 +171,7 @@ class Checkpoints:
             step = self.latest_good_step() or 0
         elif step not in steps:
             raise CheckpointError(f"{self._directory} holds no checkpoint of step {step}: it has {steps}")
-        elif distributed.from_first(bool(distributed.is_first() and self._damage(step))):
+        elif processes.from_first(bool(processes.is_first() and self._damage(step))):
             raise CheckpointError(
                 f"the checkpoint {self._directory / str(step)} is damaged ({self._damage(step)}): restore it from a "
                 f"copy, or use another of {steps}"
@@ -186,11 +186,11 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:
-            if distributed.lost_peer(error):
+            if processes.lost_peer(error):
                 raise
             raise CheckpointError(
                 f"the checkpoint {self._directory / str(step)} cannot be read with this config ({_first_line(error)}): "
-                f"it is as it was written, so use the config and the version that wrote it"
+                f"it is undamaged, so use the config and the version that wrote it"
             ) from error
         return TrainState(**restored[_STATE])
 
@@ -220,7 +220,7 @@ class Checkpoints:
 
     def _write_manifest(self) -> None:
         """Orbax calls it when all files of a step are there and the step has not got its name yet."""
-        if distributed.is_first():
+        if processes.is_first():
             (directory,) = self._directory.glob(f"{self._saving}.*tmp*")
             manifest.write_manifest(directory)
 
@@ -239,11 +239,11 @@ class Checkpoints:
         good = "no checkpoint was written yet" if kept is None else f"the checkpoint of step {kept} is intact"
         return CheckpointError(
             f"a checkpoint could not be written to {self._directory} ({_first_line(error)}): {good}; "
-            f"mend the cause (disk full?) and run the same command again"
+            f"fix the cause (disk full?) and run the same command again to resume"
         )
 
 
-def _put_away_unreadable_metrics(directory: pathlib.Path) -> None:
+def _quarantine_unreadable_metrics(directory: pathlib.Path) -> None:
     """Orbax reads them before anything can be verified, and stops at what is no JSON; the step counts as damaged."""
     for path in directory.glob("*/metrics/metrics"):
         try:

@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpvae_jax import build, distributed
-from vpvae_jax import workdir as layout
-from vpvae_jax.errors import CheckpointError, DataError
+from vpvae_jax.config import workdir as layout
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.runtime import processes
+from vpvae_jax.runtime.errors import CheckpointError, DataError
+from vpvae_jax.runtime.files import read_json, write_json
+from vpvae_jax.runtime.preemption import Preemption, Stopped
 from vpvae_jax.training.checkpoint import Checkpoints
-from vpvae_jax.training.preemption import Preemption, Stopped
 from vpvae_jax.training.profiling import Trace
 from vpvae_jax.training.progress import Progress
 from vpvae_jax.training.sharding import state_shardings
@@ -29,93 +30,91 @@ _GIBIBYTE = 2**30
 
 
 class Program(NamedTuple):
-    """The compiled step of a run and where its arguments belong."""
+    """The compiled step of a run and the shardings of its arguments."""
 
     step: Any  # jax.stages.Compiled: (state, frozen, batch) -> state, metrics; the state is donated
     function: Callable[..., Any]  # what was compiled
-    frozen: Any  # parameters of the reconstruction loss, where they belong
+    frozen: Any  # parameters of the reconstruction loss, on the mesh
     state_sharding: TrainState  # of NamedShardings
     batch_sharding: NamedSharding
     compile_seconds: float
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Train up to `config.train.num_steps`, from the newest checkpoint in the work directory if there is one.
+def train(experiment: Experiment, workdir: pathlib.Path) -> None:
+    """Train up to `train.num_steps`, from the newest checkpoint in the work directory if there is one.
 
     Args:
-        config: see `configs/`.
+        experiment: the assembled run.
         workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events.
 
     Raises:
-        UserError: a setting, the data, the disk or a loss that is not finite; what was checkpointed stays.
+        UserError: a setting, the data, the disk or a loss that is not finite; finished checkpoints stay.
     """
-    source = build.build_source(config, config.data.train_split)
-    distributed.check_same_data(source)
-    iterator = build.build_batches(
-        config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
+    config = experiment.config
+    source = experiment.source(config.data.train_split)
+    iterator = experiment.batches(
+        config.data.train_split, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
     )
-    settings = config.checkpoint
-    with Checkpoints(workdir / layout.CHECKPOINTS, settings.keep, settings.keep_best) as checkpoints:
+    with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints:
         start_step = checkpoints.latest_good_step()
         _check_same_data(source.identity(), workdir / layout.DATA, is_resuming=start_step is not None)
         Preemption.begin_at(start_step or 0)
-        if distributed.is_first():
-            layout.write_json(workdir / layout.CONFIG, config.to_dict())
+        if processes.is_first():
+            write_json(workdir / layout.CONFIG, config.to_dict())
             (workdir / layout.DONE).unlink(missing_ok=True)
         if start_step is not None:
             if start_step >= config.train.num_steps:
                 return
-            checkpoints.set_aside(after=start_step, target=workdir / layout.DAMAGED)
-        if distributed.is_first():
-            begin = f"going on from step {start_step} of {config.train.num_steps}; " if start_step is not None else ""
+            checkpoints.quarantine(after=start_step, target=workdir / layout.DAMAGED)
+        if processes.is_first():
+            begin = f"resuming from step {start_step} of {config.train.num_steps}; " if start_step is not None else ""
             print(f"{begin}compiling the step", flush=True)
-        program = compile_program(config)
+        program = compile_program(experiment)
         if config.debug.nans:
-            program = program._replace(step=jax.jit(program.function))  # which JAX can go through again by operation
-        elif distributed.is_first():
+            program = program._replace(step=jax.jit(program.function))  # which JAX can run again by operation
+        elif processes.is_first():
             print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
         if start_step is None:
-            state = new_state(config, program.state_sharding)
+            state = new_state(experiment, program.state_sharding)
         else:
-            state = checkpoints.restore(abstract_state(config, program.state_sharding), iterator, start_step)
-        _run(program, state, iterator, checkpoints, config, workdir)
+            state = checkpoints.restore(abstract_state(experiment, program.state_sharding), iterator, start_step)
+        _run(program, state, iterator, checkpoints, experiment, workdir)
 
 
-def compile_program(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
-    """Compile the step of a config's run over a mesh of devices, from shapes alone: nothing is computed.
+def compile_program(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Program:
+    """Compile the step of a run over a mesh of devices, from shapes alone: nothing is computed.
 
     Args:
-        config: the config.
-        devices: default all of all processes. Those of another machine, as `jax.experimental.topologies` describes
-            them, tell what memory the step needs there; it cannot be run, and `frozen` stays here.
+        experiment: the assembled run.
+        devices: default all of all processes. Devices of another machine, as `jax.experimental.topologies` describes
+            them, tell what memory the step needs there; the program cannot be run, and `frozen` stays here.
     """
-    quantizer = build.build_quantizer(config)
-    modality = build.modality_of(config)
-    loss = modality.build_loss(config)
+    train, modality, loss = experiment.config.train, experiment.modality, experiment.loss
     train_step = make_train_step(
-        network=build.build_network(config, quantizer),
-        quantizer=quantizer,
-        optimizer=build.build_optimizer(config),
+        network=experiment.network,
+        quantizer=experiment.quantizer,
+        optimizer=experiment.optimizer,
         to_signal=modality.to_signal,
         reconstruction_loss=loss.function,
-        ema_decay=config.train.ema_decay,
-        accumulation_steps=config.train.accumulation_steps,
+        ema_decay=train.ema_decay,
+        accumulation_steps=train.accumulation_steps,
     )
-    mesh = distributed.data_mesh(devices)
-    replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(distributed.DATA_AXIS))
-    state_sharding = state_shardings(abstract_state(config), mesh, shard_params=config.train.shard_params)
+    mesh = processes.data_mesh(devices)
+    replicated, batch_sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(processes.DATA_AXIS))
+    state_sharding = state_shardings(abstract_state(experiment), mesh, shard_params=train.shard_params)
     jitted_step = jax.jit(
         train_step,
         in_shardings=(state_sharding, replicated, batch_sharded),
         out_shardings=(state_sharding, replicated),
         donate_argnums=0,
     )
-    batch = modality.batch_shape(config.train.batch_size, config.data.crop)
+    batch = modality.batch_shape(train.batch_size, experiment.config.data.crop)
     abstract_frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), loss.params)
     start = time.perf_counter()
-    with jax.set_mesh(mesh):  # the search for neighbours asks for it
-        compiled = jitted_step.lower(abstract_state(config), abstract_frozen, batch).compile()
-    frozen = distributed.put_copy(loss.params, replicated) if devices is None else loss.params
+    # The search for neighbours reads the mesh. An abstract one: a concrete one would run eager code on its devices.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = jitted_step.lower(abstract_state(experiment), abstract_frozen, batch).compile()
+    frozen = processes.put_copy(loss.params, replicated) if devices is None else loss.params
     return Program(compiled, train_step, frozen, state_sharding, batch_sharded, time.perf_counter() - start)
 
 
@@ -134,21 +133,21 @@ def memory_need(compiled: jax.stages.Compiled) -> str:
     return f"by XLA's analysis it needs {sum(parts.values()) / _GIBIBYTE:.3g} GiB a device ({words})"
 
 
-def new_state(config: ml_collections.ConfigDict, shardings: TrainState | None = None) -> TrainState:
-    """The state before the first step of a config's run, on one device unless shardings are given."""
-    initialize = _state_initializer(config)
+def new_state(experiment: Experiment, shardings: TrainState | None = None) -> TrainState:
+    """The state before the first step of a run, on one device unless shardings are given."""
+    initialize = _state_initializer(experiment)
     # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
     init = jax.jit(
-        lambda: initialize(jax.random.key(config.seed)),
+        lambda: initialize(jax.random.key(experiment.config.seed)),
         out_shardings=shardings,
         compiler_options={"xla_backend_optimization_level": 0},
     )
     return init()
 
 
-def abstract_state(config: ml_collections.ConfigDict, shardings: TrainState | None = None) -> TrainState:
+def abstract_state(experiment: Experiment, shardings: TrainState | None = None) -> TrainState:
     """Shapes and types of `new_state`, without computing it."""
-    shapes = jax.eval_shape(_state_initializer(config), jax.random.key(config.seed))
+    shapes = jax.eval_shape(_state_initializer(experiment), jax.random.key(experiment.config.seed))
     if shardings is None:
         return shapes
     return jax.tree.map(
@@ -156,21 +155,21 @@ def abstract_state(config: ml_collections.ConfigDict, shardings: TrainState | No
     )
 
 
-def _state_initializer(config: ml_collections.ConfigDict) -> Callable[[jax.Array], TrainState]:
-    quantizer, modality = build.build_quantizer(config), build.modality_of(config)
+def _state_initializer(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
+    modality = experiment.modality
     return functools.partial(
         init_state,
-        network=build.build_network(config, quantizer),
-        quantizer=quantizer,
-        optimizer=build.build_optimizer(config),
-        signal_shape=jax.eval_shape(modality.to_signal, modality.batch_shape(1, config.data.crop)).shape[1:],
-        use_ema=config.train.ema_decay > 0,
+        network=experiment.network,
+        quantizer=experiment.quantizer,
+        optimizer=experiment.optimizer,
+        signal_shape=jax.eval_shape(modality.to_signal, modality.batch_shape(1, experiment.config.data.crop)).shape[1:],
+        use_ema=experiment.config.train.ema_decay > 0,
     )
 
 
 def _check_same_data(identity: str, path: pathlib.Path, *, is_resuming: bool) -> None:
-    """A resumed run goes on in the order of the examples; with others it would silently be another run."""
-    stored = layout.read_json(path) if is_resuming and path.exists() else {"train": identity}
+    """A resumed run continues the order of the examples; with other data it would silently be another run."""
+    stored = read_json(path) if is_resuming and path.exists() else {"train": identity}
     if stored["train"] != identity:
         raise DataError(
             f"the training set has changed since the checkpoint ({identity}, was {stored['train']}): "
@@ -182,31 +181,31 @@ def _check_same_data(identity: str, path: pathlib.Path, *, is_resuming: bool) ->
             f"the checkpoint is of a run of {stored.get('processes', 1)} processes, each with its own place in the "
             f"data, this run has {num_processes}: start as many, or train in a new --workdir"
         )
-    if distributed.is_first():
-        layout.write_json(path, {"train": identity, "processes": num_processes})
+    if processes.is_first():
+        write_json(path, {"train": identity, "processes": num_processes})
 
 
-def _run(program, state, iterator, checkpoints, config, workdir) -> None:
+def _run(program, state, iterator, checkpoints, experiment: Experiment, workdir) -> None:
+    config, modality = experiment.config, experiment.modality
     start_step, num_steps = int(state.step), config.train.num_steps
-    modality = build.modality_of(config)
-    tokens_per_batch = config.train.batch_size * modality.tokens(config, config.data.crop)
+    tokens_per_batch = config.train.batch_size * modality.tokens(config.data.crop)
     progress = Progress(
         workdir,
         start_step=start_step,
         num_steps=num_steps,
         batch_size=config.train.batch_size,
         unit=modality.unit,
-        watchdogs=Watchdogs(build.build_quantizer(config).codebook_size, tokens_per_batch),
-        is_writing=distributed.is_first(),
+        watchdogs=Watchdogs(experiment.quantizer.codebook_size, tokens_per_batch),
+        is_writing=processes.is_first(),
     )
     trace = Trace(workdir / layout.PROFILE, after=start_step + 1, num_steps=config.debug.profile_steps)
     with progress, Preemption() as preemption, StallWatch() as input_watch, trace:
         for step in range(start_step + 1, num_steps + 1):
-            # The step is dispatched and runs while the next batch is read and the figures of earlier steps are logged.
+            # The step is dispatched and runs while the next batch is read and metrics of earlier steps are logged.
             input_watch.begin()
             batch = next(iterator)
             input_seconds = input_watch.end()
-            state, metrics = program.step(state, program.frozen, distributed.put_rows(batch, program.batch_sharding))
+            state, metrics = program.step(state, program.frozen, processes.put_rows(batch, program.batch_sharding))
             progress.report()
             progress.add(metrics, input_seconds)
             is_stopping = preemption.reached(step)
@@ -220,6 +219,7 @@ def _run(program, state, iterator, checkpoints, config, workdir) -> None:
             if is_stopping:
                 checkpoints.wait()
                 raise Stopped(
-                    f"asked to stop: saved step {step} of {num_steps}; run the same command again to go on", by_all=True
+                    f"asked to stop: saved step {step} of {num_steps}; run the same command again to resume",
+                    by_all=True,
                 )
         checkpoints.wait()

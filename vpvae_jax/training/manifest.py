@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any
 
-from vpvae_jax.checksums import sha256
+from vpvae_jax.runtime.files import sha256
 
 NAME = "manifest.json"
 _NOT_LISTED = {NAME, "commit_success.txt"}  # Orbax adds the latter last, and reads nothing from it

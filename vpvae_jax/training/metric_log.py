@@ -1,4 +1,4 @@
-"""Figures of a run as JSON lines and as TensorBoard events."""
+"""Metrics of a run as JSON lines and as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pathlib
 
 import tensorboardX
 
-from vpvae_jax import workdir as layout
+from vpvae_jax.config import workdir as layout
 
 
 class MetricLog:
@@ -32,7 +32,7 @@ class MetricLog:
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Log the figures of the updates up to and including the step-th."""
+        """Log the metrics of the updates up to and including the step-th."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if not self._events.file_writer.event_writer._worker.is_alive():
             # Its thread ends on the first failed write, and then its queue would block for ever.

@@ -1,4 +1,4 @@
-"""The figures of a run on their way from the device to the log and the progress bar."""
+"""Metrics of a run on their way from the device to the log and the progress bar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import jax
 import tqdm
 
-from vpvae_jax.errors import TrainingDivergedError
+from vpvae_jax.runtime.errors import TrainingDivergedError
 from vpvae_jax.training.metric_log import MetricLog
 from vpvae_jax.training.step import Metrics
 from vpvae_jax.training.watchdogs import Watchdogs, memory_in_use
@@ -27,8 +27,8 @@ class Progress:
         num_steps: number of updates of the whole run.
         batch_size: examples a step.
         unit: what one example is called.
-        watchdogs: look at each period's figures.
-        is_writing: False where another process of the run writes and shows the same figures.
+        watchdogs: look at each period's metrics.
+        is_writing: False where another process of the run writes and shows the same metrics.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Progress:
 
 
 def _mean_of_finite(pending: list[Metrics], last_step: int) -> dict[str, float]:
-    """Mean figures of the pending steps; the first that is not finite ends the run."""
+    """Mean metrics of the pending steps; the first that is not finite ends the run."""
     fetched = jax.device_get(pending)
     for step, metrics in enumerate(fetched, start=last_step - len(fetched) + 1):
         for name in ("loss", "gradient_norm"):

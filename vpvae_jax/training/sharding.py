@@ -1,4 +1,4 @@
-"""How a train state lies on the devices."""
+"""How a train state is sharded over the devices."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpvae_jax.distributed import DATA_AXIS
+from vpvae_jax.runtime.processes import DATA_AXIS
 from vpvae_jax.training.state import TrainState
 
-_MIN_ELEMENTS = 2**16  # of an array that is worth cutting: 256 KiB of float32
+_MIN_ELEMENTS = 2**16  # of an array that is worth sharding: 256 KiB of float32
 
 
 def state_shardings(shapes: TrainState, mesh: Mesh, *, shard_params: bool) -> TrainState:
@@ -19,13 +19,13 @@ def state_shardings(shapes: TrainState, mesh: Mesh, *, shard_params: bool) -> Tr
     Args:
         shapes: of the state, see `abstract_state`.
         mesh: of all devices.
-        shard_params: large parameters, and with them their running mean and the optimizer's moments, are cut along
+        shard_params: large parameters, and with them their running mean and the optimizer's moments, are sharded along
             their longest axis that the devices divide; each is gathered where it is used (fully sharded data
             parallel). The memory and the rest of the quantizer's state are the same everywhere.
     """
     replicated = NamedSharding(mesh, P())
 
-    def cut(leaf):
+    def sharded(leaf):
         axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
         if not axes or np.prod(leaf.shape) < _MIN_ELEMENTS:
             return replicated
@@ -36,7 +36,7 @@ def state_shardings(shapes: TrainState, mesh: Mesh, *, shard_params: bool) -> Tr
     if not shard_params:
         return everywhere
     return everywhere._replace(
-        params=jax.tree.map(cut, shapes.params),
-        ema_params=jax.tree.map(cut, shapes.ema_params),
-        opt_state=jax.tree.map(cut, shapes.opt_state),
+        params=jax.tree.map(sharded, shapes.params),
+        ema_params=jax.tree.map(sharded, shapes.ema_params),
+        opt_state=jax.tree.map(sharded, shapes.opt_state),
     )

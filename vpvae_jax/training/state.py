@@ -1,4 +1,4 @@
-"""Everything a run needs to go on: one pytree, checkpointed, donated and sharded as a whole."""
+"""Everything a run needs to resume: one pytree, checkpointed, donated and sharded as a whole."""
 
 from __future__ import annotations
 

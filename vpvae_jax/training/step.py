@@ -36,10 +36,11 @@ def make_train_step(
         optimizer: of all parameters.
         to_signal: from a batch as stored to what the network sees.
         reconstruction_loss: `(frozen, reconstruction, signal) -> loss, its parts`.
-        ema_decay: of the running mean of the parameters, used if the state holds one.
-        accumulation_steps: parts of a batch that go through the network one after the other, for want of memory; one
-            update by the mean of their gradients. To the quantizer a part is a batch: L_norm's moments are those of a
-            part, and memory, running means and calibration move on after each.
+        ema_decay: of the running mean of the parameters, used if the state holds one; at most (1 + t) / (10 + t) in
+            step t.
+        accumulation_steps: parts of a batch that go through the network one after the other, to save memory; one
+            update by the mean of their gradients. To the quantizer a part is a batch: L_norm uses the moments of a
+            part, and memory, running means and calibration are updated after each.
     """
 
     def loss_of(params, frozen, quantizer_state, batch, key):
@@ -70,7 +71,7 @@ def make_train_step(
             )
             return (jax.tree.map(jnp.add, total, gradient), quantizer_state), metrics
 
-        # Every n-th example, so that each part lies on all devices as the batch does.
+        # Every n-th example, so that each part is on all devices as the batch is.
         parts = batch.reshape(-1, accumulation_steps, *batch.shape[1:]).swapaxes(0, 1)
         carry = jax.tree.map(jnp.zeros_like, params), quantizer_state
         (total, quantizer_state), metrics = jax.lax.scan(add_part, carry, (parts, jnp.arange(accumulation_steps)))
@@ -85,7 +86,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+            # The random start would weigh 1 / (1 - decay) steps long: the mean is short while it is young.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema_params = optax.incremental_update(params, ema_params, 1.0 - decay)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         new_state = TrainState(state.step + 1, params, ema_params, opt_state, quantizer_state, state.key_data)
         return new_state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)

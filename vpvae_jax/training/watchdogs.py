@@ -1,4 +1,4 @@
-"""Warnings of a run that goes wrong slowly: what is seen, and what to try."""
+"""Warnings of a run that goes wrong slowly: what was observed, and what to try."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from types import TracebackType
 
 import jax
+
+from vpvae_jax.runtime.environment import resident_bytes
 
 _LOG = logging.getLogger(__name__)
 _SPIKE = 3.0  # times the median loss of the periods before
@@ -23,7 +25,7 @@ _GIBIBYTE = 2**30
 
 
 class Watchdogs:
-    """Looks at the figures of each logged period; says once when something begins to look wrong.
+    """Looks at the metrics of each logged period; warns once when something begins to look wrong.
 
     Args:
         codebook_size: K of the training.
@@ -38,7 +40,7 @@ class Watchdogs:
         self._wrong: set[str] = set()
 
     def look(self, step: int, values: dict[str, float]) -> list[str]:
-        """Warn of what is new in the figures of the period up to the step-th; returns the warnings."""
+        """Warn of what is new in the metrics of the period up to the step-th; returns the warnings."""
         self._num_periods += 1
         found = self._found(values)
         new = [f"step {step}: {words}" for name, words in found.items() if name not in self._wrong]
@@ -54,14 +56,14 @@ class Watchdogs:
         if usual is not None and values["loss"] > _SPIKE * usual > 0:
             found["spike"] = (
                 f"the loss is {values['loss']:.4g}, {values['loss'] / usual:.1f} times what it was: if it does not "
-                f"come back, lower train.learning_rate or set train.clip_norm"
+                f"recover, lower train.learning_rate or set train.clip_norm"
             )
         acceptance = values.get("acceptance_rate")
         if acceptance is not None and acceptance < _MIN_ACCEPTANCE:
             found["acceptance"] = (
                 f"only {acceptance:.1%} of the perturbations are accepted, so the decoder hardly sees any: lower "
-                f"quantizer.eta, or raise the loss's weights of the latents' moments (quantizer.mean_weight, "
-                f"quantizer.variance_weight)"
+                f"quantizer.eta or quantizer.latent_dim, set quantizer.move=neighbor, or raise the weights of L_norm "
+                f"(quantizer.latent_norm.mean_weight, quantizer.latent_norm.variance_weight)"
             )
         usage = values.get("batch_usage")
         if usage is not None and usage * self._codebook_size < _MIN_USAGE * self._usable:
@@ -72,7 +74,7 @@ class Watchdogs:
         # The first period waits for the pipeline to fill.
         if self._num_periods > 1 and values.get("input_share", 0.0) > _MAX_INPUT_SHARE:
             found["input"] = (
-                f"{values['input_share']:.0%} of the time goes by waiting for data: raise data.num_threads or "
+                f"{values['input_share']:.0%} of the time is spent waiting for data: raise data.num_threads or "
                 f"data.cache_mib, or put the data on a faster disk"
             )
         return found
@@ -120,22 +122,15 @@ class StallWatch:
             elif waited >= (warned + 1) * self._seconds:
                 warned += 1
                 _LOG.warning(
-                    "no batch for %.0f s: the input stands still; look at the disk or the network file system that "
-                    "the data are on",
+                    "no batch for %.0f s: the input is stalled; check the disk or the network file system of the data",
                     waited,
                 )
 
 
 def memory_in_use() -> dict[str, float]:
     """GiB of this process, and of its fullest device where the backend tells."""
-    figures = {}
-    try:
-        with open("/proc/self/status") as status:
-            resident = next(line for line in status if line.startswith("VmRSS:"))
-        figures["host_memory_gib"] = int(resident.split()[1]) * 1024 / _GIBIBYTE
-    except (OSError, StopIteration):
-        pass  # no Linux
+    used = {"host_memory_gib": resident_bytes() / _GIBIBYTE}
     in_use = [stats["bytes_in_use"] for device in jax.local_devices() if (stats := device.memory_stats())]
     if in_use:
-        figures["device_memory_gib"] = max(in_use) / _GIBIBYTE
-    return figures
+        used["device_memory_gib"] = max(in_use) / _GIBIBYTE
+    return used

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests import tiny
 from tests.golden import make_whisper
-from tests.modalities import tiny_speech
-from vpvae_jax import build
-from vpvae_jax.config_arguments import load_config
+from tests.speech import tiny_speech
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.config.files import load_config
 from vpvae_jax.training.loop import compile_program, memory_need, new_state
 
 
@@ -21,31 +20,34 @@ def whisper_weights(tmp_path_factory):
     return str(path)
 
 
-def _config(whisper_weights, **overrides):
-    settings = {"loss.whisper_weights": whisper_weights} | overrides
-    config = load_config(tiny.ROOT / "configs" / "librispeech.py", "quantizer=vp", settings)
-    build.check_config(config)
-    return config
+def _librispeech(whisper_weights, **overrides):
+    values = {"loss.whisper_weights": whisper_weights} | overrides
+    return Experiment(load_config("librispeech", "quantizer=vp", values))
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_whole_step_compiles_and_says_what_memory_it_needs(whisper_weights, capsys):
-    program = compile_program(_config(whisper_weights))
+    program = compile_program(_librispeech(whisper_weights))
     with capsys.disabled():
         print(f"\nconfigs/librispeech.py, 24 clips of 7.2 s: {memory_need(program.step)}")
     assert program.step.memory_analysis().temp_size_in_bytes > 0
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_a_step_runs_on_one_clip(whisper_weights):
-    config = _config(
-        whisper_weights, **{"train.batch_size": 1, "data.source": "folder", "data.path": tiny_speech.RECORDINGS}
+    run = _librispeech(
+        whisper_weights,
+        **{
+            "train.batch_size": 1,
+            "data.source": "folder",
+            "data.path": tiny_speech.RECORDINGS,
+            "data.train_split": "train",
+        },
     )
-    program = compile_program(config)
-    state = jax.device_put(new_state(config), program.state_sharding)
+    program = compile_program(run)
+    state = jax.device_put(new_state(run), program.state_sharding)
     before = jax.tree.map(np.asarray, state.params)
-    source = build.build_source(config, "train")
-    batch = next(build.build_batches(config, source, batch_size=1, crop=config.data.crop, seed=0))
+    batch = next(run.batches("train", batch_size=1, crop=run.config.data.crop, seed=0))
     state, metrics = program.step(state, program.frozen, jax.device_put(batch, program.batch_sharding))
     assert {"l1", "stft", "whisper"} <= metrics.keys()
     assert all(np.isfinite(value) for value in metrics.values())

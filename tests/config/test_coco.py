@@ -4,53 +4,52 @@ import jax
 import numpy as np
 import pytest
 
-from tests import tiny
-from vpvae_jax import build
-from vpvae_jax.config_arguments import load_config
-from vpvae_jax.errors import ConfigError
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.config.files import load_config
+from vpvae_jax.runtime.errors import ConfigError
 from vpvae_jax.training.loop import compile_program, memory_need, new_state
 
 
 def coco(argument="", **values):
-    config = load_config(tiny.ROOT / "configs" / "coco.py", argument, values)
-    build.check_config(config)
-    return config
+    return Experiment(load_config("coco", argument, values))
 
 
 class TestConfig:
-    def test_rate_and_steps_follow_the_batch(self):
-        assert coco().train.learning_rate == pytest.approx(16 * 4.5e-6)
-        config = coco(**{"train.batch_size": 64})
-        assert config.train.learning_rate == pytest.approx(64 * 4.5e-6)
-        assert config.train.num_steps == 50 * 118_287 // 64
-        assert coco(**{"train.batch_size": 64, "train.learning_rate": 1e-4}).train.learning_rate == 1e-4
+    def test_rate_and_steps_follow_the_batch_of_the_argument(self):
+        train = coco().config.train
+        assert (train.batch_size, train.num_steps) == (16, 50 * 118_287 // 16)
+        assert train.learning_rate == pytest.approx(16 * 4.5e-6)
+        train = coco("batch_size=64,quantizer=fsp").config.train
+        assert (train.batch_size, train.num_steps) == (64, 50 * 118_287 // 64)
+        assert train.learning_rate == pytest.approx(64 * 4.5e-6)
+        assert coco("batch_size=64", **{"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4
 
-    def test_a_batch_of_nothing(self):
-        """By which the number of steps would be divided."""
-        with pytest.raises(ConfigError, match=r"train.batch_size=0: expected a positive number"):
-            coco(**{"train.batch_size": 0})
+    @pytest.mark.parametrize("batch", ["0", "-1", "many"])
+    def test_a_batch_of_nothing(self, batch):
+        with pytest.raises(ConfigError, match=rf"batch_size={batch} behind the config file: expected a positive"):
+            coco(f"batch_size={batch}")
 
     def test_schedule_is_constant(self):
-        rate = build.build_schedule(coco())
+        rate = coco().schedule
         np.testing.assert_allclose([rate(0), rate(100_000)], 7.2e-5)
 
     def test_loss_is_l1_and_lpips_alike(self):
-        assert (coco().loss.l1_weight, coco().loss.lpips_weight) == (1.0, 1.0)
+        assert (coco().config.loss.l1_weight, coco().config.loss.lpips_weight) == (1.0, 1.0)
 
     def test_weights_of_the_metric_are_those_of_the_loss_unless_others_are_named(self):
-        assert coco(**{"loss.lpips_weights": "a"}).eval.lpips_weights == "a"
-        assert coco(**{"eval.lpips_weights": "b"}).loss.lpips_weights == "lpips.safetensors"
+        assert coco(**{"loss.lpips_weights": "a"}).modality._lpips_weights == "a"
+        assert coco(**{"eval.lpips_weights": "b"}).modality._lpips_weights == "b"
+        assert coco(**{"eval.lpips_weights": ""}).modality._lpips_weights == ""
 
     def test_network_has_the_published_size(self):
-        config = coco("quantizer=vp,codebook_size=1024")
-        network = build.build_network(config, build.build_quantizer(config))
+        network = coco("quantizer=vp,codebook_size=1024").network
         shapes = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32))
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == pytest.approx(67.65e6, rel=1e-3)
 
     @pytest.mark.parametrize("method", ["vp", "fsp", "fsq", "simvq", "vq", "tokenbridge"])
     def test_the_rehearsal_differs_in_size_and_schedule_alone(self, method):
         sizes = {"data", "model", "codebook", "train", "checkpoint", "log"}
-        full, small = (build.flatten(coco(f"quantizer={method}{more}")) for more in ("", ",rehearsal=true"))
+        full, small = (coco(f"quantizer={method}{more}").config.flatten() for more in ("", ",rehearsal=true"))
         assert full.keys() == small.keys()
         differing = {key for key in full if full[key] != small[key]}
         assert {key.partition(".")[0] for key in differing} <= sizes | {"quantizer"}
@@ -64,32 +63,31 @@ class TestConfig:
 
 def test_crops_are_those_of_the_paper(data_dir):
     """Short side to 256, the centre of it, in [-1, 1]."""
-    config = coco(**{"data.name": "photo_tiles", "data.data_dir": str(data_dir)})
-    source = build.build_source(config, "validation")
-    batch = next(build.build_batches(config, source, batch_size=4, crop=config.data.crop, seed=0))
+    run = coco(**{"data.name": "photo_tiles", "data.data_dir": str(data_dir)})
+    batch = next(run.batches("validation", batch_size=4, crop=run.config.data.crop, seed=0))
     assert (batch.shape, batch.dtype) == ((4, 256, 256, 3), np.uint8)
-    signal = build.modality_of(config).to_signal(batch)
+    signal = run.modality.to_signal(batch)
     assert -1.0 <= signal.min() < -0.5
     assert 0.5 < signal.max() <= 1.0
     # Training and evaluation crop alike: the first epoch holds the very images that are evaluated.
-    batches = build.build_batches(config, source, batch_size=len(source), crop=config.data.crop, seed=0)
+    num = len(run.source("validation"))
+    batches = run.batches("validation", batch_size=num, crop=run.config.data.crop, seed=0)
     trained = {image.tobytes() for image in next(batches)}
-    evaluated = {image.tobytes() for _, image in build.examples(config, "validation").items}
+    evaluated = {image.tobytes() for _, image in run.examples("validation").items}
     assert trained == evaluated
-    assert len(trained) == len(source)
+    assert len(trained) == num
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_whole_step_compiles_and_runs_on_one_image(data_dir, lpips_file, capsys):
     values = {"loss.lpips_weights": lpips_file, "data.name": "photo_tiles", "data.data_dir": str(data_dir)}
-    config = coco("quantizer=vp,codebook_size=16384", **values, **{"train.batch_size": 1})
-    program = compile_program(config)
+    run = coco("quantizer=vp,codebook_size=16384", **values, **{"train.batch_size": 1})
+    program = compile_program(run)
     with capsys.disabled():
         print(f"\nconfigs/coco.py, K = 16384, one image: {memory_need(program.step)}")
-    state = jax.device_put(new_state(config), program.state_sharding)
+    state = jax.device_put(new_state(run), program.state_sharding)
     before = jax.tree.map(np.asarray, state.params)
-    source = build.build_source(config, "train")
-    batch = next(build.build_batches(config, source, batch_size=1, crop=config.data.crop, seed=0))
+    batch = next(run.batches("train", batch_size=1, crop=run.config.data.crop, seed=0))
     state, metrics = program.step(state, program.frozen, jax.device_put(batch, program.batch_sharding))
     assert {"l1", "lpips", "acceptance_rate"} <= metrics.keys()
     assert all(np.isfinite(value) for value in metrics.values())

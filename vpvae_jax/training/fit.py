@@ -1,4 +1,4 @@
-"""Make the codebook of a trained work directory, explicitly and after training."""
+"""Fit the codebook of a trained work directory, explicitly and after training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import tqdm
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpvae_jax import build, distributed
-from vpvae_jax import workdir as layout
-from vpvae_jax.errors import CheckpointError, ConfigError
+from vpvae_jax.config import workdir as layout
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.runtime import processes
+from vpvae_jax.runtime.errors import CheckpointError, ConfigError
 from vpvae_jax.tokenizer import Tokenizer, encode_examples
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
@@ -28,49 +28,52 @@ _LOG = logging.getLogger(__name__)
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
 
 
-def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int | None = None) -> Tokenizer:
+def fit_codebook(experiment: Experiment, workdir: pathlib.Path, step: int | None = None) -> Tokenizer:
     """Fit a codebook to the network of a checkpoint; nothing is written.
 
     Args:
-        config: that of the training, with what a fit may choose anew (`codebook`).
-        workdir: where the checkpoints lie.
+        experiment: of the training, with the `codebook` settings of this fit.
+        workdir: of the checkpoints.
         step: which checkpoint; default the newest.
 
     Raises:
         UserError: no such checkpoint, no data, or fewer latents than codes.
     """
-    quantizer = build.build_quantizer(config, for_tokens=True)
-    network = build.build_network(config, quantizer)
-    mesh = distributed.data_mesh()
-    everywhere, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(distributed.DATA_AXIS))
+    config, quantizer = experiment.config, experiment.token_quantizer
+    mesh = processes.data_mesh()
+    everywhere, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(processes.DATA_AXIS))
     with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        shardings = state_shardings(abstract_state(config), mesh, shard_params=False)
-        state = checkpoints.restore(abstract_state(config, shardings), step=step)
+        shardings = state_shardings(abstract_state(experiment), mesh, shard_params=False)
+        state = checkpoints.restore(abstract_state(experiment, shardings), step=step)
     params = state.params if state.ema_params is None else state.ema_params
 
-    if config.codebook.source == "memory":
+    if not quantizer.fitted_afterwards:  # its fit reads no latents
+        latents = jnp.zeros((0, quantizer.latent_dim))
+    elif config.codebook.source == "memory":
         latents = state.quantizer_state.memory.samples
     else:
-        to_signal = build.modality_of(config).to_signal
-        jitted = jax.jit(functools.partial(encode_examples, network, quantizer, to_signal), out_shardings=everywhere)
-        latents = _encode_training_set(
-            lambda rows: jitted(params["network"], distributed.put_rows(rows, cut)), config, mesh.size
+        to_signal = experiment.modality.to_signal
+        jitted = jax.jit(
+            functools.partial(encode_examples, experiment.network, quantizer, to_signal), out_shardings=everywhere
         )
-    if mesh.size > 1:  # the devices share the search for the nearest code; a few latents at the end have no place
-        num_shared = len(latents) // mesh.size * mesh.size
+        latents = _encode_training_set(
+            lambda rows: jitted(params["network"], processes.put_rows(rows, sharded)), experiment, mesh.size
+        )
+    if mesh.size > 1 and len(latents):  # the devices share the search for the nearest code
+        num_shared = len(latents) // mesh.size * mesh.size  # a few latents at the end are left out
         is_enough = num_shared >= quantizer.codebook_size
-        latents = np.asarray(latents)[: num_shared if is_enough else None]
-        latents = distributed.put_copy(latents, cut if is_enough else everywhere)
+        kept = np.asarray(latents)[: num_shared if is_enough else None]
+        latents = processes.put_copy(kept, sharded if is_enough else everywhere)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(
-            f"step {int(state.step)} gives latents that are not finite: train anew in a new --workdir"
+            f"step {int(state.step)} gives latents that are not finite: train again in a new --workdir"
         )
     key = jax.random.fold_in(jax.random.key(config.seed), _FIT_SALT)
     try:
         with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
             codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)
     except ValueError as error:
-        if distributed.lost_peer(error):
+        if processes.lost_peer(error):
             raise
         raise ConfigError(str(error)) from error
     num_distinct = len(np.unique(quantizer.decode(codebook, jnp.arange(quantizer.codebook_size)), axis=0))
@@ -80,25 +83,24 @@ def fit_codebook(config: ml_collections.ConfigDict, workdir: pathlib.Path, step:
             num_distinct,
             quantizer.codebook_size,
         )
-    return Tokenizer(config, params["network"], codebook, int(state.step))
+    return Tokenizer(experiment, params["network"], codebook, int(state.step))
 
 
-def _encode_training_set(encode, config: ml_collections.ConfigDict, num_devices: int) -> jax.Array:
-    """At most `codebook.max_latents` latents, as many from each example of the training set.
+def _encode_training_set(encode, experiment: Experiment, num_devices: int) -> jax.Array:
+    """At most `codebook.max_latents` latents, as many from each example that is read.
 
-    A set so small that one crop an example would not give as many is gone through several times, with other crops.
+    A set so small that one crop an example would not give enough is read several times, with other crops. A set with
+    more examples than crops are needed is not read to its end.
     """
-    source = build.build_source(config, config.data.train_split)
-    distributed.check_same_data(source)
-    tokens = functools.partial(build.modality_of(config).tokens, config)
+    config, tokens = experiment.config, experiment.modality.tokens
+    num_examples = len(experiment.source(config.data.train_split))
     tokens_per_crop = tokens(config.codebook.crop)
     max_latents = config.codebook.max_latents
-    num_crops = len(source) * math.ceil(max_latents / (len(source) * tokens_per_crop))
+    num_crops = num_examples * math.ceil(max_latents / (num_examples * tokens_per_crop))
     tokens_kept = min(tokens_per_crop, math.ceil(max_latents / num_crops))
     batch_size = max(1, config.train.batch_size * tokens(config.data.crop) // tokens_per_crop)  # as in training
-    batches = build.build_batches(
-        config,
-        source,
+    batches = experiment.batches(
+        config.data.train_split,
         batch_size=-(-batch_size // num_devices) * num_devices,
         crop=config.codebook.crop,
         seed=config.seed + _FIT_SALT,

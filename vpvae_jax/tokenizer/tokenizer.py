@@ -12,17 +12,16 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import ml_collections
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vpvae_jax import build
-from vpvae_jax.added_keys import with_added_keys
-from vpvae_jax.checksums import sha256
-from vpvae_jax.errors import CheckpointError, DataError
+from vpvae_jax.config import schema
+from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
+from vpvae_jax.runtime.errors import CheckpointError, DataError
+from vpvae_jax.runtime.files import sha256
 
 _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "tokenizer.json"
@@ -41,27 +40,32 @@ def encode_examples(
 
 
 class Tokenizer:
-    """Network, codebook and the config that they were made with.
+    """Network, codebook and the config of their training.
 
     An example is an image, uint8 `(h, w, 3)` with sides that are multiples of the stride, whose tokens are
     `(h / stride, w / stride)`; or a recording, float32 `(samples,)` at 16 kHz of any length, whose tokens are
     `(ceil(samples / stride),)`. A recording goes through the network in windows that overlap, `model.window`
     samples long, `eval.batch_size` at a time: memory is bounded whatever its length.
 
+    Args:
+        experiment: the run; its network and its quantizer of `codebook.num_codes` codes are used.
+        params: of the network.
+        codebook: as the quantizer's `fit` made it.
+        step: number of updates that the parameters have seen.
+
     Attributes:
-        config: the resolved config of the training.
+        config: of the training.
+        modality: what it works on, bound to its settings.
         codebook_size: number of codes.
         stride: pixels of a side or samples that become one token.
         step: number of updates the parameters have seen.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, params: Any, codebook: Any, step: int):
-        quantizer = build.build_quantizer(config, for_tokens=True)
-        network = build.build_network(config, quantizer)
-        self.config, self.step = config, step
+    def __init__(self, experiment: Experiment, params: Any, codebook: Any, step: int):
+        quantizer, network = experiment.token_quantizer, experiment.network
+        self.config, self.modality, self.step = experiment.config, experiment.modality, step
         self.codebook_size = quantizer.codebook_size
-        self.modality = build.modality_of(config)
-        self.stride = self.modality.stride(config)
+        self.stride = self.modality.stride
         # Whole on one device of this process, wherever they were made.
         self._weights = jax.device_put(jax.tree.map(np.asarray, {"network": params, "codebook": codebook}))
 
@@ -84,9 +88,9 @@ class Tokenizer:
     def latents(self, examples: np.ndarray | jax.Array) -> jax.Array:
         """Latents as the decoder sees them without quantization, `(n, ..., d)` float32, of `(n, ...)` examples."""
         examples = examples if isinstance(examples, jax.Array) else np.asarray(examples)
-        self.modality.check_examples(examples, self.stride)
+        self.modality.check_examples(examples)
         encode = functools.partial(self._to_latents, self._weights)
-        return jax.device_put(self.modality.encode(self.config, encode, examples))
+        return jax.device_put(self.modality.encode(encode, examples))
 
     def encode(self, examples: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of examples.
@@ -105,7 +109,7 @@ class Tokenizer:
     def encode_latents(self, z: jax.Array) -> jax.Array:
         """Tokens of latents, `(n, ..., d)` to `(n, ...)` int32."""
         to_indices = functools.partial(self._to_indices, self._weights)
-        return jax.device_put(self.modality.map_tokens(self.config, to_indices, z))
+        return jax.device_put(self.modality.map_tokens(to_indices, z))
 
     def decode(self, indices: np.ndarray | jax.Array) -> jax.Array:
         """Examples of tokens.
@@ -129,12 +133,12 @@ class Tokenizer:
         if lowest < 0 or highest >= self.codebook_size:
             raise DataError(f"indices run from {lowest} to {highest} but codes are 0..{self.codebook_size - 1}")
         to_codes = functools.partial(self._to_codes, self._weights)
-        return self.decode_latents(self.modality.map_tokens(self.config, to_codes, indices.astype(np.int32)))
+        return self.decode_latents(self.modality.map_tokens(to_codes, indices.astype(np.int32)))
 
     def decode_latents(self, z: jax.Array) -> jax.Array:
         """Examples of latents that were not quantized, `(n, ..., d)`; see `decode`."""
         decode = functools.partial(self._to_examples, self._weights)
-        return jax.device_put(self.modality.decode(self.config, decode, z))
+        return jax.device_put(self.modality.decode(decode, z))
 
     def save(self, directory: pathlib.Path | str) -> None:
         """Write `weights.safetensors` and `tokenizer.json`; an older directory is replaced once both are written."""
@@ -178,8 +182,8 @@ class Tokenizer:
                 raise ValueError(f"{_WEIGHTS} has changed since it was written")
             flat = safetensors.numpy.load_file(directory / _WEIGHTS)
             weights = flax.traverse_util.unflatten_dict(flat, sep="/")
-            config = with_added_keys(ml_collections.ConfigDict(description["config"]))
-            return cls(config, weights["network"], weights["codebook"], description["step"])
+            experiment = Experiment(schema.from_dict(description["config"]))
+            return cls(experiment, weights["network"], weights["codebook"], description["step"])
         except Exception as error:  # of safetensors, of JSON, of what the config is taken for
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
