@@ -1,6 +1,6 @@
 "use strict";
 
-// Sort a table by the column whose head is clicked; again for the other direction. Cells without a figure come last.
+// Sort a table by the column whose head is clicked; again for the other direction. Cells without a number come last.
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => {
     const head = button.parentElement;
@@ -22,7 +22,7 @@ for (const button of document.querySelectorAll("table.sortable th button")) {
   });
 }
 
-// Magnify all pictures of a group where the pointer is on one of them.
+// Magnify all pictures of a group around the pointer, if it is on one of them.
 for (const group of document.querySelectorAll(".group")) {
   const images = [...group.querySelectorAll(".lens img")];
   let zoom = 4;

@@ -1,4 +1,4 @@
-"""What the decoder is fed in training by the scalar quantizers, if latents are uniform: the paper's figure at L = 4."""
+"""What scalar quantizers feed the decoder in training if latents are uniform: the paper's figure for L = 4."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from vpvae_jax.quantizers import Quantizer, fsp, fsq
 
 _NUM_LATENTS = 400_000
 _NUM_BINS = 120
-_TOLERANCE = 1e-5  # a latent on a code, but for rounding
-_REACH = 12.0  # of latents before their bound: beyond it every map is flat
+_TOLERANCE = 1e-5  # between a code and a latent that is on it, by rounding
+_REACH = 12.0  # largest latent before projection: beyond it every projection is flat
 
 
 def uniform_outputs(quantizer: Quantizer, key: jax.Array, num_latents: int = _NUM_LATENTS) -> np.ndarray:
-    """What `train` gives to the decoder for scalar latents that are uniform once projected, `(num_latents,)`.
+    """Draw scalar latents that are uniform once projected and return what `train` gives the decoder for them.
 
     Args:
-        quantizer: of one dimension, whose `project` rises and is bounded.
+        quantizer: of one dimension, with a `project` that rises and is bounded.
         key: random key.
         num_latents: number of draws.
+
+    Returns:
+        `(num_latents,)` float32.
     """
     grid = jnp.linspace(-_REACH, _REACH, 200_001)
     projected = quantizer.project(grid[:, None])[:, 0]
@@ -33,7 +36,7 @@ def uniform_outputs(quantizer: Quantizer, key: jax.Array, num_latents: int = _NU
 
 
 def draw_output_distribution(num_levels: int = 4, seed: int = 0) -> matplotlib.figure.Figure:
-    """A histogram a method; what is quantized falls on few points, drawn as lines of their share."""
+    """Draw a histogram for each method; quantized latents fall on few points, drawn as lines of their share."""
     methods = {
         "FSQ": fsq((num_levels,)),
         "FSQ with noise": fsq((num_levels,), noise_rate=0.5),
@@ -41,8 +44,8 @@ def draw_output_distribution(num_levels: int = 4, seed: int = 0) -> matplotlib.f
         "FSP": fsp((num_levels,)),
     }
     key = jax.random.key(seed)
-    figure = matplotlib.figure.Figure(figsize=(12, 6), layout="constrained")
-    for axes, (title, quantizer) in zip(figure.subplots(2, 2).flat, methods.items(), strict=True):
+    plot = matplotlib.figure.Figure(figsize=(12, 6), layout="constrained")
+    for axes, (title, quantizer) in zip(plot.subplots(2, 2).flat, methods.items(), strict=True):
         outputs = uniform_outputs(quantizer, key)
         codebook = quantizer.fit({}, {}, jnp.zeros((0, 1)), key)
         codes = np.asarray(quantizer.decode(codebook, jnp.arange(num_levels)))[:, 0]
@@ -55,4 +58,4 @@ def draw_output_distribution(num_levels: int = 4, seed: int = 0) -> matplotlib.f
         twin = axes.twinx()
         twin.vlines(codes, 0, (distance < _TOLERANCE).mean(axis=0), color="tab:red", linewidth=3)
         twin.set(ylim=(0, 0.5), ylabel="share on each code (red)")
-    return figure
+    return plot

@@ -1,37 +1,37 @@
-"""Do the runs of a comparison that are not recorded yet, then write its tables and figures."""
+"""Do the runs of a comparison that are not recorded yet, then write its tables and plots."""
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import time
 
-import ml_collections
-
-from vpvae_jax import build
-from vpvae_jax.comparison import grid, lock, records, report
-from vpvae_jax.errors import ConfigError, UserError
+from vpvae_jax.compare import grid, records, report
+from vpvae_jax.compare.settings import Comparison
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.reporting.tables import visible
+from vpvae_jax.runtime.errors import ConfigError, UserError
+from vpvae_jax.runtime.files import hold
 
 
 def compare(
-    comparison: ml_collections.ConfigDict,
+    comparison: Comparison,
     results: pathlib.Path,
     workdir: pathlib.Path,
     *,
     num_jobs: int = 1,
     report_only: bool = False,
 ) -> None:
-    """Do the runs of a comparison that are not recorded yet, then write tables and figures.
+    """Do the runs of a comparison that are not recorded yet, then write tables and plots.
 
     Args:
         comparison: see `configs/comparisons/`.
-        results: gets CSV files, `table.md` and figures.
-        workdir: gets a work directory a run.
-        num_jobs: runs at a time.
-        report_only: leave the runs.
+        results: directory of the CSV files that record the runs, of `table.md` and of plots.
+        workdir: each run gets a work directory below it.
+        num_jobs: runs at a time; they share the CPU cores.
+        report_only: do no runs.
 
     Raises:
-        UserError: what a user can mend; recorded runs stay.
+        UserError: what a user can fix; recorded runs stay.
     """
     grid.check_comparison(comparison)
     if results.absolute() == workdir.absolute():
@@ -41,21 +41,19 @@ def compare(
     if report_only:
         _unrecorded(comparison, jobs, results, workdir)
     else:
-        with lock.hold(results):
+        with hold(results):
             todo = _unrecorded(comparison, jobs, results, workdir)
             if todo:
-                build.check_data(grid.run_config(comparison, todo[0].run))
-                with lock.hold(workdir):
+                Experiment(grid.run_config(comparison, todo[0].run)).check_data()
+                with hold(workdir):
                     failure = _do(comparison, todo, results, workdir, num_jobs)
     if not records.read(results, "runs"):
         raise UserError(failure or f"{results} records no run: run without --report_only")
-    config = grid.run_config(comparison, jobs[0].run)
     paths = report.write_report(
         results,
-        rate=functools.partial(build.modality_of(config).rate, config),
-        modality=build.modality_of(config),
-        methods=list(dict(comparison.methods)),
-        ablations=list(dict(comparison.ablations)),
+        modality=Experiment(grid.run_config(comparison, jobs[0].run)).modality,
+        methods=[name for name, _ in comparison.methods],
+        ablations=[name for name, _ in comparison.ablations],
         curve_split=comparison.curve_split,
     )
     print(f"\n{paths[0].read_text()}")
@@ -66,7 +64,7 @@ def compare(
 
 
 def _unrecorded(
-    comparison: ml_collections.ConfigDict, jobs: list[grid.Job], results: pathlib.Path, workdir: pathlib.Path
+    comparison: Comparison, jobs: list[grid.Job], results: pathlib.Path, workdir: pathlib.Path
 ) -> list[grid.Job]:
     """The jobs without a record; ConfigError for a record of something else."""
     recorded = {_name(row): row for row in records.read(results, "runs")}
@@ -92,13 +90,13 @@ def _unrecorded(
             continue
         raise ConfigError(
             f"{results / 'runs.csv'} records {run.name} {problem}: choose another --results and --workdir, "
-            f"or delete its row and {workdir / run.name} to train it anew"
+            f"or delete its row and {workdir / run.name} to train it again"
         )
     return todo
 
 
 def _do(
-    comparison: ml_collections.ConfigDict,
+    comparison: Comparison,
     todo: list[grid.Job],
     results: pathlib.Path,
     workdir: pathlib.Path,
@@ -107,7 +105,7 @@ def _do(
     """Do runs and record them as they end.
 
     Returns:
-        Which failed and why, nothing if none did.
+        Which failed and why, empty if none did.
     """
     failures = []
     started = time.monotonic()
@@ -115,9 +113,9 @@ def _do(
         minutes = (time.monotonic() - started) / 60
         if isinstance(outcome, UserError):
             failures.append(f"{run.name}: {outcome}")
-            print(f"{number}/{len(todo)} {run.name}: {outcome}", flush=True)
+            print(visible(f"{number}/{len(todo)} {run.name}: {outcome}"), flush=True)
             continue
-        for table in ("curves", "refits", "runs"):  # the last says that the run is done
+        for table in ("curves", "refits", "runs"):  # runs last: a row there means that all is recorded
             records.record(results, table, (run.method, run.codebook_size, run.seed), getattr(outcome, table))
         left = minutes / number * (len(todo) - number)
         print(f"{number}/{len(todo)} {run.name} after {minutes:.0f} min, about {left:.0f} min left", flush=True)

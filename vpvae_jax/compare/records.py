@@ -1,14 +1,15 @@
-"""The record of a comparison: CSV files that say which runs are done and what came out."""
+"""The record of a comparison: CSV files of the runs that are done and their metrics."""
 
 from __future__ import annotations
 
 import csv
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vpvae_jax.errors import CheckpointError
+from vpvae_jax.reporting.tables import comma_separated
+from vpvae_jax.runtime.errors import CheckpointError
+from vpvae_jax.runtime.files import write_text
 
 # File and columns that identify a row in it.
 TABLES = {
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 
 
 def read(directory: pathlib.Path, table: str) -> list[Row]:
-    """Rows of one of `TABLES`, none if there is no file.
+    """Read the rows of one of `TABLES`, none if there is no file.
 
     Raises:
         CheckpointError: a damaged file.
@@ -35,14 +36,14 @@ def read(directory: pathlib.Path, table: str) -> list[Row]:
     try:
         return [{key: value if key in _TEXT else _number(value) for key, value in row.items()} for row in rows]
     except (AttributeError, TypeError, ValueError) as error:  # the first two: a row too short or too long
-        raise CheckpointError(f"{path} is damaged ({error}): restore it, or move it away to start anew") from error
+        raise CheckpointError(f"{path} is damaged ({error}): restore it, or move it away to start again") from error
 
 
 def record(directory: pathlib.Path, table: str, run: Sequence[Any], new: Iterable[Row]) -> None:
-    """Set the rows of a run, in place of all that it had; the file is the old or the new one at any moment.
+    """Replace all rows of a run; the file is either the old or the new one at any moment.
 
     Args:
-        directory: where the tables lie.
+        directory: of the tables.
         table: one of `TABLES`.
         run: method, codebook size and seed.
         new: the rows.
@@ -60,18 +61,16 @@ def record(directory: pathlib.Path, table: str, run: Sequence[Any], new: Iterabl
         if row.keys() != rows[0].keys():
             raise CheckpointError(
                 f"{path} has other columns than the run that just ended ({_difference(row, rows[0])}): "
-                f"move it away to start anew"
+                f"move it away to start again"
             )
-    temporary = directory / f".{table}.csv.tmp"
+    heads = list((rows or old)[0])
+    cells = [[_rounded(row[head]) for head in heads] for row in rows]
     directory.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list((rows or old)[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: round(v, _DECIMALS) if isinstance(v, float) else v for k, v in row.items()})
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(path, comma_separated(heads, cells))
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, _DECIMALS) if isinstance(value, float) else value
 
 
 def _difference(row: Row, other: Row) -> str:
@@ -84,5 +83,5 @@ def _identity(table: str, row: Row) -> tuple:
 
 def _number(text: str) -> int | float | None:
     if text == "":
-        return None  # a figure that no example could be scored by
+        return None  # a metric that could score no example
     return int(text) if text.lstrip("-").isdigit() else float(text)

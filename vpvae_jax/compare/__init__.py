@@ -1,0 +1,1 @@
+"""A grid of methods, codebook sizes and seeds: trained by one loop, scored by one evaluator, compared in tables."""

@@ -1,1 +1,0 @@
-"""Methods, codebook sizes and seeds compared: trained with one loop, scored by one evaluator, tabled."""

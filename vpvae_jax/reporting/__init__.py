@@ -1,0 +1,1 @@
+"""Tables, charts and a page of evaluated runs."""
