@@ -1,1 +1,1 @@
-"""Timings against peers, as JSON lines."""
+"""Measurements against peers in one run, as JSON lines: `python -m benchmarks.NAME [--smoke]`."""

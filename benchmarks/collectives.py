@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program, read from its HLO."""
+"""Read the collectives of a compiled program, the exchanges between its devices, from its HLO."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Collective(NamedTuple):
     kind: str  # "all-reduce", ...
     num_bytes: int  # of what a device has afterwards
     shapes: tuple[str, ...]  # such as "f32[1024,5]"
-    source: str  # JAX's name of the operation that it belongs to
+    source: str  # JAX's name of its operation
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """The collectives in the text of a compiled program, `Compiled.as_text()`; those in a loop count once."""
+    """Return the collectives in the text of a compiled program, `Compiled.as_text()`; those in a loop count once."""
     found = []
     for line in hlo.splitlines():
         instruction = _INSTRUCTION.search(line)
@@ -37,7 +37,7 @@ def collectives(hlo: str) -> list[Collective]:
             continue
         shapes = [(m["type"], m["sizes"]) for m in _SHAPE.finditer(instruction["shapes"])]
         if f"{instruction['kind']}-start(" in line and len(shapes) > 1:
-            shapes = shapes[len(shapes) // 2 :]  # an exchange under way shows what goes in and what comes out
+            shapes = shapes[len(shapes) // 2 :]  # an asynchronous one lists its operands, then its results
         num_bytes = sum(_BYTES[kind] * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in shapes)
         source = _SOURCE.search(line)
         found.append(
@@ -53,7 +53,7 @@ def collectives(hlo: str) -> list[Collective]:
 
 @contextlib.contextmanager
 def search_in_xla() -> Iterator[None]:
-    """Programs that are traced here search as on GPUs and TPUs, not with the tree of the host, on CPU too."""
+    """Trace programs with the search of GPUs and TPUs, not with the tree of the host, on CPU too."""
 
     def default(*arguments, cpu, default):
         del cpu

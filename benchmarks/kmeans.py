@@ -1,11 +1,11 @@
 """Codebooks: fitting against scikit-learn, assigning against PyTorch and scipy, on the CPU, in one process.
 
-python -m benchmarks.kmeans [--parts fit fit_large assign]
+python -m benchmarks.kmeans [--smoke] [--parts fit fit_large assign]
 
 JSON lines, points from N(0, I):
 
 - `fit`: K = 1024, d = 4, 65,536 points, three seeds, sides taking turns; the peer is `sklearn.cluster.KMeans` with one
-  initialisation by k-means++ and its own tolerance. Compilation is not counted, as nothing is compiled at a second fit.
+  initialization by k-means++ and its own tolerance. Compilation is not counted, as a second fit compiles nothing.
 - `fit_large`: K = 16,384, d = 5, 1,310,720 points; no peer, as scikit-learn takes hours.
 - `assign`: latents per second to the nearest of K codes; the peers are `torch.cdist` with `argmin` in chunks, and
   scipy's `cKDTree.query` on all cores. Exits with 1 if an index differs whose distance is not a tie.
@@ -13,55 +13,59 @@ JSON lines, points from N(0, I):
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import cKDTree
 
 import vpvae_jax
-from benchmarks import reporting
+from benchmarks import reporting, smoke
 
 PARTS = ("fit", "fit_large", "assign")
+FIT, FIT_LARGE = (1024, 4, 65_536), (16_384, 5, 1_310_720)  # K, d, points
+SMOKE_FIT = (16, 2, 1024)
 SETTINGS = [(256, 3), (1024, 4), (4096, 5), (16384, 5)]
+SMOKE_SETTINGS = [(16, 2)]
 NUM_SEEDS = 3
-NUM_ASSIGNED = 2**20
+NUM_ASSIGNED, SMOKE_ASSIGNED = 2**20, 2**12
+REPEATS = 5
 MAX_PEER_DISTANCES = 2**31  # of an assignment by PyTorch: seconds at large K
 CHUNK_DISTANCES = 2**24
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = smoke.Parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    arguments = parser.parse_args()
+    given = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     try:
         import sklearn  # noqa: F401
         import torch
     except ImportError as error:
-        print(f"no peer, {error}: pip install '.[benchmark]'", file=sys.stderr)
+        print(f"error: {error}, so there is no peer: pip install '.[benchmark]'", file=sys.stderr)
         return 1
     torch.set_num_threads(os.cpu_count())
     is_same_work = True
-    if "fit" in arguments.parts:
-        reporting.write(measure_fit(1024, 4, 65_536))
-    if "fit_large" in arguments.parts:
-        reporting.write(measure_large_fit(16_384, 5, 1_310_720))
-    if "assign" in arguments.parts:
-        for codebook_size, dim in SETTINGS:
-            line = measure_assign(torch, codebook_size, dim)
+    if "fit" in given.parts:
+        reporting.write(measure_fit(*SMOKE_FIT if given.smoke else FIT))
+    if "fit_large" in given.parts:
+        reporting.write(measure_large_fit(*SMOKE_FIT if given.smoke else FIT_LARGE))
+    if "assign" in given.parts:
+        num_latents, repeats = (SMOKE_ASSIGNED, 1) if given.smoke else (NUM_ASSIGNED, REPEATS)
+        for codebook_size, dim in SMOKE_SETTINGS if given.smoke else SETTINGS:
+            line = measure_assign(torch, codebook_size, dim, num_latents, repeats)
             reporting.write(line)
             is_same_work &= line["num_differing"] == 0
     return 0 if is_same_work else 1
 
 
 def measure_fit(num_codes: int, dim: int, num_points: int) -> dict[str, object]:
-    """Seconds and mean squared distance of both sides, by seed."""
+    """Measure seconds and mean squared distance of both sides, by seed."""
     import sklearn
     from sklearn.cluster import KMeans
 
@@ -97,7 +101,7 @@ def measure_fit(num_codes: int, dim: int, num_points: int) -> dict[str, object]:
 
 
 def measure_large_fit(num_codes: int, dim: int, num_points: int) -> dict[str, object]:
-    """Seconds of one fit, compilation included."""
+    """Measure the seconds of one fit, compilation included."""
     points = jax.block_until_ready(jax.random.normal(jax.random.key(0), (num_points, dim)))
     seconds, (_, info) = reporting.timed(lambda: vpvae_jax.kmeans(jax.random.key(1), points, num_codes))
     return {
@@ -112,12 +116,11 @@ def measure_large_fit(num_codes: int, dim: int, num_points: int) -> dict[str, ob
     }
 
 
-def measure_assign(torch, codebook_size: int, dim: int, repeats: int = 5) -> dict[str, object]:
-    """Medians of timings that take turns, after a warm-up of each side."""
-    points = np.asarray(jax.random.normal(jax.random.key(0), (NUM_ASSIGNED, dim)))
-    codebook = jnp.asarray(points[:codebook_size])  # not a fitted one: that has no ties, nor has this
-    latents = jax.random.normal(jax.random.key(1), (NUM_ASSIGNED, dim))
-    num_peer = min(NUM_ASSIGNED, MAX_PEER_DISTANCES // codebook_size)
+def measure_assign(torch, codebook_size: int, dim: int, num_latents: int, repeats: int) -> dict[str, object]:
+    """Measure medians of timings that take turns, after a warm-up of each side."""
+    codebook = jax.random.normal(jax.random.key(0), (codebook_size, dim))  # no fit is needed: it has no ties either
+    latents = jax.random.normal(jax.random.key(1), (num_latents, dim))
+    num_peer = min(num_latents, MAX_PEER_DISTANCES // codebook_size)
     tree = cKDTree(np.asarray(codebook))
     peer_codebook, peer_latents = (torch.from_numpy(np.array(array)) for array in (codebook, latents[:num_peer]))
 
@@ -135,13 +138,13 @@ def measure_assign(torch, codebook_size: int, dim: int, repeats: int = 5) -> dic
         peer_seconds.append(reporting.timed(peer)[0])
     differing = np.asarray(indices) != tree_indices
     ours = np.linalg.norm((np.asarray(latents) - np.asarray(codebook)[np.asarray(indices)])[differing], axis=1)
-    rate, peer_rate = NUM_ASSIGNED / statistics.median(seconds[1:]), num_peer / statistics.median(peer_seconds[1:])
-    tree_rate = NUM_ASSIGNED / statistics.median(tree_seconds[1:])
+    rate, peer_rate = num_latents / statistics.median(seconds[1:]), num_peer / statistics.median(peer_seconds[1:])
+    tree_rate = num_latents / statistics.median(tree_seconds[1:])
     return {
         "what": "assign: nearest of K codes",
         "codebook_size": codebook_size,
         "dim": dim,
-        "num_latents": NUM_ASSIGNED,
+        "num_latents": num_latents,
         "repeats": repeats,
         "latents_per_second": rate,
         "peer": "PyTorch torch.cdist + argmin, in chunks",

@@ -1,4 +1,4 @@
-"""What every line of a benchmark says: rounded figures, and what they depend on besides the code."""
+"""The form of every line of a benchmark: rounded numbers, and what they depend on besides the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write(line: dict[str, object]) -> None:
 
 
 def environment() -> dict[str, object]:
-    """Machine, versions and date."""
+    """Return machine, versions and date."""
     return {
         "machine": f"{_cpu_model()}, {os.cpu_count()} cores",
         "jax_version": jax.__version__,
@@ -29,14 +29,14 @@ def environment() -> dict[str, object]:
 
 
 def timed(function: Callable[[], object]) -> tuple[float, object]:
-    """Seconds that a call takes, and its result."""
+    """Measure the seconds that a call takes; return them and its result."""
     start = time.perf_counter()
     result = jax.block_until_ready(function())
     return time.perf_counter() - start, result
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """MiB by which the memory of this process rises at most while a call runs; NaN where /proc does not tell."""
+    """Measure by how many MiB the memory of this process rises at most while a call runs; NaN without /proc."""
     reset = pathlib.Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan")

@@ -1,16 +1,16 @@
 """The training step of configs/photos.py against the same network and update in PyTorch, on the CPU, taking turns.
 
-python -m benchmarks.train_step [--parts step quantizers input trace paper] [--rounds 12] [--steps 10]
+python -m benchmarks.train_step [--smoke] [--parts step quantizers input trace paper] [--rounds 12] [--steps 10]
 
-JSON lines, one or more a part:
+JSON lines, one a part:
 
 - `step`: quantizer `none`. The peer is the same network with the same parameters, loss, clipping and Adam in eager
   PyTorch (`benchmarks/torch_twin.py`), in whichever memory format is faster here. Exits with 1 if reconstruction, loss,
   gradient norm or the losses of further updates differ: then the work is not the same.
 - `quantizers`: `none`, `vp` and `fsp` at K = 1024, all ours.
-- `input`: what `next` takes on an iterator alone, and what the training loop waits for it in a short run.
-- `trace`: which share of the step of `vp` at K = 1024 is perturbation, see `measure_trace`.
-- `paper`: how long the step of the paper's 256 x 256 network compiles and what memory it needs. Nothing is run.
+- `input`: how long `next` takes on an iterator alone, and how long the training loop waits for it in a short run.
+- `trace`: the share of perturbation in the step of `vp` at K = 1024, see `measure_trace`.
+- `paper`: how long the step of the paper's 256 x 256 network compiles, and the memory it needs. Nothing is run.
 
 The program is the one that `training/loop.py` compiles, with the same XLA flag. Sides take turns, a block of steps
 each; medians of blocks. Blocks in which other processes took more than a tenth of a core are dropped and counted.
@@ -18,7 +18,6 @@ each; medians of blocks. Blocks in which other processes took more than a tenth 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -27,18 +26,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import reporting
-from vpvae_jax import build, pixels
-from vpvae_jax.config_arguments import load_config
-from vpvae_jax.host_memory import keep_freed_memory
+from benchmarks import reporting, smoke
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.config.files import load_config
+from vpvae_jax.images import pixels
+from vpvae_jax.runtime import environment
 from vpvae_jax.training import loop
 from vpvae_jax.training.metric_log import read_metrics
-from vpvae_jax.xla_flags import set_cpu_flags
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "photos.py"
 PARTS = ("step", "quantizers", "input", "trace", "paper")
@@ -58,56 +58,91 @@ PAPER = {
 MAX_FOREIGN_CORES = 0.1
 MAX_DIFFERENCE = 1e-3  # relative, of what both sides compute
 NUM_CHECKED_UPDATES = 5
-NUM_INPUT_BATCHES = 200
-NUM_LOOP_STEPS = 100
-NUM_TRACED_STEPS = 10
-NUM_TRACES = 7
 _MIN_BLOCKS = 3
 
 
-class Ours:
-    """The program of a config, its state, and a batch."""
+class Scale(NamedTuple):
+    """How much is measured, of which network."""
 
-    def __init__(self, argument: str, overrides: dict[str, object] | None = None):
-        self.config = load_config(CONFIG, argument, overrides or {})
-        self.program = loop.compile_program(self.config)
-        self.state = jax.device_put(loop.new_state(self.config), self.program.state_sharding)
-        side = self.config.data.crop
-        shape = (self.config.train.batch_size, side, side, 3)
+    rounds: int = 12
+    steps: int = 10  # updates a block
+    input_batches: int = 200
+    loop_steps: int = 100
+    traced_steps: int = 10
+    traces: int = 7
+    codebook_size: int = CODEBOOK_SIZE
+    values: Mapping[str, object] = {}  # settings that differ from the config
+    paper: Mapping[str, object] = PAPER
+
+    def experiment(self, quantizer: str, values: Mapping[str, object] | None = None) -> Experiment:
+        """Assemble the run of a quantizer; `values` come after those of the scale."""
+        argument = f"quantizer={quantizer}"
+        if quantizer != "none":
+            argument += f",codebook_size={self.codebook_size}"
+        return Experiment(load_config(CONFIG, argument, {**self.values, **(values or {})}))
+
+
+SMOKE = Scale(
+    rounds=1,
+    steps=1,
+    input_batches=4,
+    loop_steps=4,
+    traced_steps=1,
+    traces=1,
+    codebook_size=16,
+    values=smoke.NETWORK,
+    paper=smoke.NETWORK,
+)
+
+
+class Ours:
+    """The program of an experiment, its state, and a batch."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.program = loop.compile_program(experiment)
+        self.state = loop.new_state(experiment, self.program.state_sharding)
+        side = experiment.config.data.crop
+        shape = (experiment.config.train.batch_size, side, side, 3)
         self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
+    def set_params(self, params) -> None:
+        """Replace all parameters of the state."""
+        self.state = self.state._replace(params=jax.device_put(params, self.program.state_sharding.params))
+
     def step(self) -> dict[str, jax.Array]:
-        """One update, dispatched as the loop does."""
+        """Take one update, dispatched as the loop does."""
         images = jax.device_put(self.images, self.program.batch_sharding)
         self.state, metrics = self.program.step(self.state, self.program.frozen, images)
         return metrics
 
     def steps(self, num: int) -> None:
-        """So many updates, finished on return."""
+        """Take so many updates, finished on return."""
         for _ in range(num):
             self.step()
         jax.block_until_ready(self.state)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["step", "quantizers", "input", "trace"])
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=10, help="updates a block")
-    arguments = parser.parse_args()
-    keep_freed_memory()
-    set_cpu_flags()
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = smoke.Parser(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default all but paper; with --smoke all")
+    parser.add_argument("--rounds", type=int, default=Scale().rounds)
+    parser.add_argument("--steps", type=int, default=Scale().steps, help="updates a block")
+    given = parser.parse_args(argv)
+    scale = SMOKE if given.smoke else Scale(rounds=given.rounds, steps=given.steps)
     jax.config.update("jax_platforms", "cpu")
-    measures = {
-        "step": lambda: measure_step(arguments.rounds, arguments.steps),
-        "quantizers": lambda: measure_quantizers(arguments.rounds, arguments.steps),
+    measures: Mapping[str, Callable[[Scale], dict[str, object]]] = {
+        "step": measure_step,
+        "quantizers": measure_quantizers,
         "input": measure_input,
         "trace": measure_trace,
         "paper": measure_paper,
     }
     try:
-        for part in arguments.parts:
-            reporting.write(measures[part]())
+        for part in given.parts or (PARTS if given.smoke else PARTS[:-1]):
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is for JSON lines, not for TFDS and the loop
+                line = measures[part](scale)
+            reporting.write(line)
     except (DifferentWorkError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -118,8 +153,8 @@ class DifferentWorkError(Exception):
     """The peer does not compute what we compute."""
 
 
-def measure_step(rounds: int, steps: int) -> dict[str, object]:
-    """Seconds a step of ours and of PyTorch's."""
+def measure_step(scale: Scale) -> dict[str, object]:
+    """Measure the seconds a step of ours and of PyTorch's."""
     try:
         import torch
 
@@ -127,12 +162,12 @@ def measure_step(rounds: int, steps: int) -> dict[str, object]:
     except ImportError as error:
         raise ImportError("PyTorch is missing, so there is no peer: pip install '.[benchmark]'") from error
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = Ours("quantizer=none")
-    ours.state = ours.state._replace(params=jax.device_put(_disturbed(ours.state.params), ours.program.state_sharding))
+    ours = Ours(scale.experiment("none"))
+    ours.set_params(_disturbed(ours.state.params))
     params = jax.device_get(ours.state.params["network"])
-    config = ours.config
-    num_updates = NUM_CHECKED_UPDATES + (rounds + 2) * steps
-    rates = np.asarray(build.build_schedule(config)(np.arange(num_updates)), np.float64).tolist()
+    config = ours.experiment.config
+    num_updates = NUM_CHECKED_UPDATES + (scale.rounds + 2) * scale.steps
+    rates = np.asarray(ours.experiment.schedule(np.arange(num_updates)), np.float64).tolist()
 
     def peer(memory_format):
         model = torch_twin.Autoencoder(
@@ -140,7 +175,7 @@ def measure_step(rounds: int, steps: int) -> dict[str, object]:
             multipliers=tuple(config.model.channel_multipliers),
             num_res_blocks=config.model.num_res_blocks,
             z_channels=config.model.z_channels,
-            latent_dim=config.quantizer.latent_dim,
+            latent_dim=ours.experiment.quantizer.latent_dim,
         )
         model.load(params)
         model = model.to(memory_format=memory_format)
@@ -167,7 +202,7 @@ def measure_step(rounds: int, steps: int) -> dict[str, object]:
         return block
 
     sides = {"ours": ours.steps} | {name: blocks_of(step) for name, (_, step) in peers.items()}
-    seconds, about = take_turns(sides, rounds, steps)
+    seconds, about = take_turns(sides, scale.rounds, scale.steps)
     fastest = min(peers, key=lambda name: seconds[name])
     return {
         "what": "step: forward, backward, clipping, Adam; configs/photos.py without quantizer",
@@ -186,14 +221,14 @@ def measure_step(rounds: int, steps: int) -> dict[str, object]:
 
 
 def _disturbed(params):
-    """Parameters all of which matter: scales and biases start at 1 and 0, which would hide that they are mixed up."""
+    """Add noise to all parameters: scales and biases start at 1 and 0, which would hide that they are mixed up."""
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(0, 0.02, leaf.shape).astype(np.float32), params)
 
 
 def _check_same_work(torch, ours: Ours, peers, params, num_params: int) -> float:
     """Largest relative difference of reconstruction, and of loss and gradient norm of the first updates."""
-    network = build.build_network(ours.config, build.build_quantizer(ours.config))
+    network = ours.experiment.network
     signal = np.asarray(pixels.to_signal(ours.images))
     expected = np.asarray(jax.jit(lambda p, x: network.apply({"params": p}, x))(params, signal))
     differences = {}
@@ -208,9 +243,9 @@ def _check_same_work(torch, ours: Ours, peers, params, num_params: int) -> float
         metrics = jax.device_get(ours.step())
         for name, (_, step) in peers.items():
             peer_metrics = step(ours.images)
-            for figure in ("loss", "gradient_norm"):
-                relative = abs(float(peer_metrics[figure]) / float(metrics[figure]) - 1)
-                differences[f"{figure} of update {update + 1}, {name}"] = relative
+            for metric in ("loss", "gradient_norm"):
+                relative = abs(float(peer_metrics[metric]) / float(metrics[metric]) - 1)
+                differences[f"{metric} of update {update + 1}, {name}"] = relative
     worst = max(differences, key=lambda what: differences[what])
     if not differences[worst] <= MAX_DIFFERENCE:
         raise DifferentWorkError(
@@ -220,92 +255,94 @@ def _check_same_work(torch, ours: Ours, peers, params, num_params: int) -> float
     return float(differences[worst])
 
 
-def measure_quantizers(rounds: int, steps: int) -> dict[str, object]:
-    """Seconds a step of ours by quantizer."""
-    sides = {name: Ours(f"quantizer={name},codebook_size={CODEBOOK_SIZE}").steps for name in QUANTIZERS}
-    seconds, about = take_turns(sides, rounds, steps)
+def measure_quantizers(scale: Scale) -> dict[str, object]:
+    """Measure the seconds a step of ours by quantizer."""
+    sides = {name: Ours(scale.experiment(name)).steps for name in QUANTIZERS}
+    seconds, about = take_turns(sides, scale.rounds, scale.steps)
     return {
         "what": "step by quantizer, configs/photos.py",
-        "codebook_size": CODEBOOK_SIZE,
+        "codebook_size": scale.codebook_size,
         "seconds": {name: seconds[name] for name in QUANTIZERS},
         "ratio_of_seconds_to_fsp": {name: seconds[name] / seconds["fsp"] for name in QUANTIZERS},
         **about,
     }
 
 
-def measure_input() -> dict[str, object]:
-    """Seconds a batch of the input pipeline alone, and its share of the loop's time as the loop itself logs it."""
-    overrides = {
-        "train.num_steps": NUM_LOOP_STEPS,
-        "checkpoint.every": NUM_LOOP_STEPS,
-        "log.every": NUM_LOOP_STEPS // 10,
+def measure_input(scale: Scale) -> dict[str, object]:
+    """Measure the seconds a batch of the input pipeline alone, and its share of the loop's time as the loop logs it."""
+    values = {
+        "train.num_steps": scale.loop_steps,
+        "train.warmup_steps": 0,
+        "checkpoint.every": scale.loop_steps,
+        "log.every": max(1, scale.loop_steps // 10),
     }
-    config = load_config(CONFIG, "quantizer=none", overrides)
-    source = build.build_source(config, config.data.train_split)
-    batches = build.build_batches(
-        config, source, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
+    experiment = scale.experiment("none", values)
+    config = experiment.config
+    batches = experiment.batches(
+        config.data.train_split, batch_size=config.train.batch_size, crop=config.data.crop, seed=config.seed
     )
     alone = []
-    for _ in range(NUM_INPUT_BATCHES):
+    for _ in range(scale.input_batches):
         start = time.perf_counter()
         next(batches)
         alone.append(time.perf_counter() - start)
-    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stdout(sys.stderr):
-        loop.train(config, pathlib.Path(workdir))
+    with tempfile.TemporaryDirectory() as workdir:
+        loop.train(experiment, pathlib.Path(workdir))
         lines = read_metrics(pathlib.Path(workdir))[1:]  # the first decodes the photographs
     step_seconds = config.train.batch_size / statistics.median(line["examples_per_second"] for line in lines)
-    batch_seconds = statistics.mean(alone[NUM_INPUT_BATCHES // 4 :])
+    batch_seconds = statistics.mean(alone[len(alone) // 4 :])
     return {
-        "what": "input pipeline of configs/photos.py: next(iterator) alone, and what the loop waits for it",
+        "what": "input pipeline of configs/photos.py: next(iterator) alone, and how long the loop waits for it",
         "batch_size": config.train.batch_size,
         "crop": config.data.crop,
         "batch_seconds_alone": batch_seconds,
         "loop_step_seconds": step_seconds,
         "share_alone": batch_seconds / step_seconds,
         "share_waited_in_loop": statistics.median(line["input_share"] for line in lines),
-        "num_steps": NUM_LOOP_STEPS,
+        "num_steps": scale.loop_steps,
     }
 
 
-def measure_trace() -> dict[str, object]:
-    """Share of the step of `vp` that is perturbation, from the events of a profiler trace.
+def measure_trace(scale: Scale) -> dict[str, object]:
+    """Measure the share of perturbation in the step of `vp`, from the events of a profiler trace.
 
     `quantizers/vp.py` names two scopes: `perturbation`, the draws, both searches and the acceptance, and
-    `memory_push`. The compiled program says for each of its instructions in which scope it was written; a fusion
-    belongs to a scope if anything in it does. `jax.profiler.trace` records when each instruction ran, on which thread,
-    a call of the host (the search in a k-d tree) like any other. The share is the time in which at least one
-    instruction of the scope ran, whatever ran beside it, over the time of all traced steps: events that overlap or
-    nest count once. XLA's products and convolutions may go on after their event ended, so the share is exact for calls
-    of the host and elementwise work, a lower bound for a search made of products; what `vp` takes beyond `none` in the
-    part `quantizers` is the check. Median of several traces.
+    `memory_push`. The compiled program names the scope of each of its instructions; a fusion belongs to a scope if
+    anything in it does. `jax.profiler.trace` records when each instruction ran, on which thread, a host call (the
+    search in a k-d tree) like any other. The share is the time in which at least one instruction of the scope ran,
+    whatever ran beside it, over the time of all traced steps: events that overlap or nest count once. XLA's products
+    and convolutions may continue after their event ended, so the share is exact for host calls and elementwise work and
+    a lower bound for a search made of products; the time of `vp` beyond `none` in the part `quantizers` is the check.
+    Median of several traces.
     """
-    ours = Ours(f"quantizer=vp,codebook_size={CODEBOOK_SIZE}")
-    ours.steps(NUM_TRACED_STEPS)
+    num_steps = scale.traced_steps
+    ours = Ours(scale.experiment("vp"))
+    ours.steps(num_steps)
     text = ours.program.step.as_text()
     scopes = {scope: instructions_in_scope(text, scope) for scope in ("perturbation", "memory_push")}
     kept, disturbed = [], []
-    for _ in range(NUM_TRACES):
-        untraced, _ = timed(lambda: ours.steps(NUM_TRACED_STEPS))
-        seconds, is_quiet, events = _traced(lambda: ours.steps(NUM_TRACED_STEPS))
-        figures = {"untraced_seconds_a_step": untraced / NUM_TRACED_STEPS, "seconds_a_step": seconds / NUM_TRACED_STEPS}
+    for _ in range(scale.traces):
+        untraced, _ = timed(lambda: ours.steps(num_steps))
+        seconds, is_quiet, events = _traced(lambda: ours.steps(num_steps))
+        numbers = {"untraced_seconds_a_step": untraced / num_steps, "seconds_a_step": seconds / num_steps}
         for scope, names in scopes.items():
             spans = [(begin, end) for name, begin, end in events if name in names]
-            figures[f"share_{scope}"] = covered(spans) / 1e9 / seconds
-        (kept if is_quiet else disturbed).append(figures)
+            numbers[f"share_{scope}"] = covered(spans) / 1e9 / seconds
+        (kept if is_quiet else disturbed).append(numbers)
     usable = kept if len(kept) >= _MIN_BLOCKS else kept + disturbed
     return {
         "what": "share of the step of vp in which its perturbation runs, from traces, configs/photos.py",
-        "codebook_size": CODEBOOK_SIZE,
-        **{name: statistics.median(figures[name] for figures in usable) for name in usable[0]},
-        "steps_a_trace": NUM_TRACED_STEPS,
-        "traces": NUM_TRACES,
+        "codebook_size": scale.codebook_size,
+        **{name: statistics.median(numbers[name] for numbers in usable) for name in usable[0]},
+        "steps_a_trace": num_steps,
+        "traces": scale.traces,
         "traces_dropped": len(disturbed),
         "is_quiet": usable is kept,
     }
 
 
 def _traced(work: Callable[[], None]) -> tuple[float, bool, list[tuple[str, float, float]]]:
-    """Seconds of some work, whether the machine was quiet, and the events of its trace."""
+    """Trace some work: its seconds, whether the machine was quiet, and the events."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as directory:
@@ -316,7 +353,7 @@ def _traced(work: Callable[[], None]) -> tuple[float, bool, list[tuple[str, floa
 
 
 def _instruction_events(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float, float]]:
-    """Instruction, begin and end in nanoseconds of what XLA ran."""
+    """Yield name, begin and end in nanoseconds of each instruction that XLA ran."""
     for plane in profile.planes:
         for line in plane.lines:
             for event in line.events:
@@ -326,7 +363,7 @@ def _instruction_events(profile: jax.profiler.ProfileData) -> Iterator[tuple[str
 
 
 def instructions_in_scope(text: str, scope: str) -> set[str]:
-    """Names of a compiled program's instructions that were written in a named scope, or fuse something that was."""
+    """Return the names of a compiled program's instructions in a named scope, and of fusions that hold one."""
     owner, inside, calls = "", set(), {}
     computations = set()
     for line in text.splitlines():
@@ -343,7 +380,7 @@ def instructions_in_scope(text: str, scope: str) -> set[str]:
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     total, last = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, last))
@@ -351,22 +388,22 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def measure_paper() -> dict[str, object]:
+def measure_paper(scale: Scale) -> dict[str, object]:
     """Compile the step of the paper's network from shapes alone."""
-    config = load_config(CONFIG, f"quantizer=vp,codebook_size={CODEBOOK_SIZE}", PAPER)
-    program = loop.compile_program(config)
+    experiment = scale.experiment("vp", scale.paper)
+    program = loop.compile_program(experiment)
     return {
         "what": "compilation of the step of the paper's VQGAN (f = 8), quantizer vp; nothing is run",
-        "codebook_size": CODEBOOK_SIZE,
-        "batch_size": config.train.batch_size,
-        "crop": config.data.crop,
+        "codebook_size": scale.codebook_size,
+        "batch_size": experiment.config.train.batch_size,
+        "crop": experiment.config.data.crop,
         "compile_seconds": program.compile_seconds,
         "memory": loop.memory_need(program.step),
     }
 
 
 def take_turns(sides: dict[str, Callable[[int], None]], rounds: int, steps: int) -> tuple[dict[str, float], dict]:
-    """Median seconds a step of each side, after one block of each as a warm-up, and how quiet the machine was.
+    """Measure median seconds a step of each side, after one warm-up block of each, and how quiet the machine was.
 
     Where a side has too few quiet blocks all of them count, for every side, and `is_quiet` is False.
     """
@@ -390,7 +427,7 @@ def take_turns(sides: dict[str, Callable[[int], None]], rounds: int, steps: int)
 
 
 def timed(work: Callable[[], None]) -> tuple[float, bool]:
-    """Seconds of some work, and whether other processes left the machine to it."""
+    """Measure the seconds of some work, and whether other processes left the machine to it."""
     busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     work()
     seconds = time.perf_counter() - start
@@ -408,4 +445,5 @@ def _busy_seconds() -> float:
 
 
 if __name__ == "__main__":
+    environment.prepare()
     sys.exit(main())

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SLURM: one process a GPU on any number of nodes.   sbatch --nodes=2 launch/slurm.sh [--config.KEY=VALUE ...]
-# WORKDIR and the data lie where all nodes see them. DRY_RUN=1 bash launch/slurm.sh shows what would run.
+# WORKDIR and the data are on a file system that all nodes mount. DRY_RUN=1 bash launch/slurm.sh prints the command
+# without running it.
 #SBATCH --job-name=vpvae_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -12,12 +13,12 @@
 #SBATCH --signal=TERM@300
 set -euo pipefail
 
-CONFIG=${CONFIG:-configs/coco.py:quantizer=vp,codebook_size=16384}
+CONFIG=${CONFIG:-coco:quantizer=vp,codebook_size=16384}
 WORKDIR=${WORKDIR:-runs/coco}
 PYTHON=${PYTHON:-python3}
 DRY_RUN=${DRY_RUN:-}
 
-# JAX learns from SLURM who the processes are; each takes the GPU of its number on the node.
+# JAX asks SLURM for the processes; each uses the GPU with its own number on the node.
 command=(srun --kill-on-bad-exit=1 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-8}"
     "$PYTHON" -m vpvae_jax.main --distributed "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
 if [[ -n $DRY_RUN ]]; then
@@ -26,7 +27,7 @@ if [[ -n $DRY_RUN ]]; then
     exit
 fi
 "${command[@]}"
-# Ended well but not done: SIGTERM came, 300 s before the time was up. An error does not come here.
+# The run ended without an error but is not done: SIGTERM came 300 s before the time limit. Requeue to resume it.
 if [[ ! -f $WORKDIR/done.json ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

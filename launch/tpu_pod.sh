@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # A TPU pod slice of Google Cloud: the same command on all its workers.   TPU=my-pod ZONE=us-central2-b launch/tpu_pod.sh
-# The package is installed on each worker in DIRECTORY (pip install -e '.[tpu]'); WORKDIR and the data lie on a file
-# system that all workers mount. DRY_RUN=1 shows what would run.
+# The package is installed on each worker in DIRECTORY (pip install -e '.[tpu]'); WORKDIR and the data are on a file
+# system that all workers mount. DRY_RUN=1 prints the command without running it.
 set -euo pipefail
 
 TPU=${TPU:?name of the TPU VM}
-ZONE=${ZONE:?its zone}
+ZONE=${ZONE:?zone of the TPU VM}
 DIRECTORY=${DIRECTORY:-vpvae_jax}
-CONFIG=${CONFIG:-configs/coco.py:quantizer=vp,codebook_size=16384}
+CONFIG=${CONFIG:-coco:quantizer=vp,codebook_size=16384}
 WORKDIR=${WORKDIR:-/mnt/runs/coco}
 PYTHON=${PYTHON:-python3}
 DRY_RUN=${DRY_RUN:-}

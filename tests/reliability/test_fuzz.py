@@ -1,10 +1,10 @@
-"""Some hundred damaged files for each loader; `python -m benchmarks.fuzz` feeds ten thousand."""
+"""Some hundred damaged files for each loader; `python -m tests.reliability.fuzz` feeds ten thousand."""
 
 import logging
 
 import pytest
 
-from benchmarks import fuzz
+from tests.reliability import fuzz
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -24,10 +24,10 @@ def test_damaged_files_are_read_or_refused(target):
     assert result["refused"] > 100
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize(
     "target",
-    ["tokenizer_weights", "tokenizer_description", "stored_config", "evaluation_arrays", "checkpoint_manifest"],
+    [target for target in fuzz.TARGETS if target not in ("images", "audio", "weights")],
 )
 def test_damaged_files_of_a_run_are_read_or_refused(target):
     result = fuzz.fuzz(target, 1000)

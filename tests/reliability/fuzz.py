@@ -1,6 +1,6 @@
-"""Feeds damaged files to everything that reads files; what is no typed error is reported.
+"""Feed damaged files to everything that reads files, and report every crash.
 
-python -m benchmarks.fuzz [--inputs 10000] [--targets images audio ...] > results/reliability/fuzz.jsonl
+python -m tests.reliability.fuzz [--inputs 10000] [--targets images audio ...] > results/reliability/fuzz.jsonl
 
 Inputs are real files that Hypothesis flips bits of, overwrites, cuts, repeats, lengthens, or replaces by noise. A
 target may give a result, or refuse by a UserError of one line (for a record of a data set: leave it out). Anything else
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import functools
 import io
 import json
@@ -22,35 +23,35 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import hypothesis
-import ml_collections
 import numpy as np
 import PIL.Image
 import safetensors.numpy
 from hypothesis import strategies as st
 
 from benchmarks import reporting
-from vpvae_jax import workdir as layout
-from vpvae_jax.config_arguments import load_config
-from vpvae_jax.data.audio import AudioDecoder
-from vpvae_jax.data.images import ImageDecoder
+from vpvae_jax.config import workdir as layout
+from vpvae_jax.config.experiment import Experiment
+from vpvae_jax.config.files import load_config
+from vpvae_jax.config.schema import Config
 from vpvae_jax.data.sources import Record
-from vpvae_jax.errors import UserError
-from vpvae_jax.evaluation.results import Reconstruction, read_arrays, write_results
-from vpvae_jax.fit import fit_codebook
-from vpvae_jax.models.frozen import read_params
+from vpvae_jax.evaluation.records import Reconstruction, read_evaluations, write_results
+from vpvae_jax.images.decoding import ImageDecoder
+from vpvae_jax.perceptual.frozen import read_params
+from vpvae_jax.runtime.errors import UserError
+from vpvae_jax.speech.decoding import AudioDecoder
 from vpvae_jax.tokenizer import Tokenizer
 from vpvae_jax.training import loop, manifest
+from vpvae_jax.training.fit import fit_codebook
 
-ROOT = pathlib.Path(__file__).parent.parent
-Target = tuple[list[bytes], Callable[[bytes], str]]  # files to start from; what became of an input: "read", "refused"
+Target = tuple[list[bytes], Callable[[bytes], str]]  # files to start from; an input to "read" or "refused"
 
 
 @st.composite
 def damaged(draw: st.DrawFn, files: list[bytes]) -> bytes:
-    """One of the files with one to four kinds of damage, half of it in the first bytes, where headers are; or noise."""
+    """Draw a file with one to four kinds of damage, half of it in the first bytes, where headers are; or noise."""
     if draw(st.integers(0, 99)) == 99:
         return draw(st.binary(max_size=400))
     content = bytearray(draw(st.sampled_from(files)))
@@ -137,15 +138,15 @@ def weights(directory: pathlib.Path) -> Target:
     return [path.read_bytes()], read
 
 
-def _tiny_run(directory: pathlib.Path) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
-    """A work directory of a very small training with a tokenizer and an evaluation; the same for every target."""
+def _tiny_run(directory: pathlib.Path) -> tuple[Config, pathlib.Path]:
+    """Copy the work directory of a very small training with a tokenizer and an evaluation, made once."""
     config, template = _trained()
     shutil.copytree(template, directory / "run")
     return config, directory / "run"
 
 
 @functools.cache
-def _trained() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+def _trained() -> tuple[Config, pathlib.Path]:
     directory = pathlib.Path(tempfile.mkdtemp(prefix="vpvae_jax_fuzz_"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     workdir = directory / "run"
@@ -161,15 +162,15 @@ def _trained() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
         "codebook.max_latents": 64, "quantizer.codebook_size": 8, "quantizer.latent_dim": 3, "log.every": 1,
         "quantizer.k_radius": 6,
     }  # fmt: skip
-    config = load_config(ROOT / "configs" / "photos.py", "", values)
+    experiment = Experiment(load_config("photos", "", values))
     workdir.mkdir()
-    layout.write_json(workdir / layout.CONFIG, config.to_dict())
-    loop.train(config, workdir)
-    fit_codebook(config, workdir).save(workdir / layout.TOKENIZER)
-    (workdir / layout.EVAL).mkdir()
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for JSON lines
+        loop.train(experiment, workdir)
+        fit_codebook(experiment, workdir).save(workdir / layout.TOKENIZER)
     example = np.zeros((16, 16, 3), np.uint8)
-    write_results(workdir, "x", {"psnr_db": 1.0}, np.ones(8, np.int64), [Reconstruction(example, example, example)])
-    return config, workdir
+    results = {"psnr_db": 1.0, "examples": [{"name": "0.png"}]}
+    write_results(workdir, "x", results, np.ones(8, np.int64), [Reconstruction(example, example, example)])
+    return experiment.config, workdir
 
 
 def tokenizer_weights(directory: pathlib.Path) -> Target:
@@ -191,7 +192,7 @@ def stored_config(directory: pathlib.Path) -> Target:
     config, workdir = _tiny_run(directory)
 
     def read(_):
-        layout.check_same_config(config, workdir, same_data=True)
+        layout.check_same_config(config, workdir, same_training=True)
 
     return _one_file(workdir / layout.CONFIG, read)
 
@@ -199,7 +200,13 @@ def stored_config(directory: pathlib.Path) -> Target:
 def evaluation_arrays(directory: pathlib.Path) -> Target:
     """eval/*.npz of a work directory."""
     _, workdir = _tiny_run(directory)
-    return _one_file(workdir / layout.EVAL / "x.npz", lambda _: read_arrays(workdir, "x"))
+    return _one_file(workdir / layout.EVAL / "x.npz", lambda _: read_evaluations(workdir))
+
+
+def evaluation_results(directory: pathlib.Path) -> Target:
+    """eval/*.json of a work directory."""
+    _, workdir = _tiny_run(directory)
+    return _one_file(workdir / layout.EVAL / "x.json", lambda _: read_evaluations(workdir))
 
 
 def checkpoint_manifest(directory: pathlib.Path) -> Target:
@@ -230,13 +237,13 @@ TARGETS = {
     target.__name__: target
     for target in (
         images, audio, weights, tokenizer_weights, tokenizer_description, stored_config, evaluation_arrays,
-        checkpoint_manifest,
+        evaluation_results, checkpoint_manifest,
     )
 }  # fmt: skip
 
 
 def fuzz(name: str, num_inputs: int, seed: int = 0) -> dict[str, object]:
-    """Feed a target: how many inputs were read and refused, and the smallest that Hypothesis finds to crash it.
+    """Feed a target, and count what was read and refused; a crash is shown with the smallest input that causes it.
 
     Returns:
         `target`, `inputs`, `read`, `refused`, `seconds`, `crash`: the input and the traceback, empty if there is none.
@@ -272,12 +279,12 @@ def fuzz(name: str, num_inputs: int, seed: int = 0) -> dict[str, object]:
     return {"target": name, "inputs": sum(counts.values()), **counts, "crash": crash, "seconds": seconds}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000, help="a target")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     has_crashed = False
