@@ -9,6 +9,7 @@
 # make tables      write the tables of README and docs again, from results/
 # make notebooks   execute the notebooks in a short form
 # make bench       timings against peers into results/benchmarks, about 12 minutes on 2 CPU cores
+# make bench-smoke each benchmark for some seconds
 VENV ?= .venv
 PYTHON ?= python3
 DEMO_DIR ?= runs/demo
@@ -60,9 +61,12 @@ test: $(VENV)/.installed-dev
 test-system: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m system $(PYTEST_FLAGS)
 
+# As root, which the full disks need. The table is written whatever the campaign finds; what it finds is the exit code.
 reliability: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.reliability.faults
-	$(BIN)/python -m tests.reliability.fuzz
+	$(BIN)/python -m tests.reliability.faults > results/reliability/faults.jsonl; found=$$?; \
+	    $(BIN)/python -m tests.reliability.faults --table results/reliability/faults.jsonl > results/reliability/faults.md; \
+	    exit $$found
+	$(BIN)/python -m tests.reliability.fuzz > results/reliability/fuzz.jsonl
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -78,13 +82,15 @@ tables: $(VENV)/.installed-dev
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.run_notebooks
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --editable '.[benchmark]'
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.perturb > results/benchmarks/perturb.jsonl
 	$(BIN)/python -m benchmarks.kmeans > results/benchmarks/kmeans.jsonl
 	$(BIN)/python -m benchmarks.train_step --parts step quantizers input trace paper > results/benchmarks/train_step.jsonl
 	$(BIN)/python -m benchmarks.charts
 	cat results/benchmarks/*.jsonl
+
+bench-smoke: $(VENV)/.installed-bench
+	$(BIN)/python -m pytest tests/benchmarks -m ""
 
 $(VENV)/.installed: setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -97,6 +103,10 @@ $(VENV)/.installed-audio: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[dev,docs]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[benchmark]'
 	touch $@
 
 clean:

@@ -97,7 +97,7 @@ def _row(key: str, holder: Any, name: str) -> list[str]:
     source = f" Source: {about.source}." if about.source else ""
     doc = about.doc or argument_docs(type(holder)).get(name, "")
     doc = " ".join(doc.split()).replace("|", "\\|")
-    return [f"`{key}`", f"`{default!r}`{unit}", expected, about.affects, doc[:1].upper() + doc[1:] + source]
+    return [f"`{key}`", f"`{default!r}`{unit}", expected, about.affects, doc + source]
 
 
 def _keys_table(title: str, rows: list[list[str]]) -> str:

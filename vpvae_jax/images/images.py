@@ -52,7 +52,6 @@ class Images(Modality):
         return self.stride * -(-smallest // self.stride)
 
     def check(self, crops: Mapping[str, int]) -> None:
-        """See `Modality.check`."""
         data, model, loss = self.data, self.model, self.loss_settings
         multipliers = model.channel_multipliers
         if not multipliers or not all(m > 0 for m in multipliers):
@@ -91,15 +90,12 @@ class Images(Modality):
             )
 
     def tokens(self, crop: int) -> int:
-        """See `Modality.tokens`."""
         return (crop // self.stride) ** 2
 
     def rate(self, num_codes: int) -> float:
-        """See `Modality.rate`."""
         return math.log2(num_codes) / self.stride**2
 
     def network(self, input_dim: int, latent_dim: int) -> Autoencoder:
-        """See `Modality.network`."""
         model = self.model
         shared = {
             "channels": model.channels,
@@ -138,7 +134,6 @@ class Images(Modality):
         return Loss(params, function)
 
     def source(self, split: str) -> Any:
-        """See `Modality.source`."""
         from vpvae_jax.data.prepared import image_source
         from vpvae_jax.data.sources import folder_source
 
@@ -147,7 +142,6 @@ class Images(Modality):
         return image_source(self.data.name, split, self.data.data_dir, _OWN)
 
     def batches(self, source: Any, *, batch_size: int, crop: int, seed: int) -> Any:
-        """See `Modality.batches`."""
         from vpvae_jax.images.decoding import train_batches
 
         return train_batches(
@@ -171,7 +165,6 @@ class Images(Modality):
             check_sizes(source, crop=crop, min_side=self._min_side)
 
     def batch_shape(self, batch_size: int, crop: int) -> jax.ShapeDtypeStruct:
-        """See `Modality.batch_shape`."""
         return jax.ShapeDtypeStruct((batch_size, crop, crop, 3), jnp.uint8)
 
     def examples(self, source: Any) -> Examples:
@@ -190,24 +183,20 @@ class Images(Modality):
         return Examples(items, len(source), decoder.unreadable, self.evaluation.batch_size)
 
     def scorer(self) -> Any:
-        """See `Modality.scorer`."""
         from vpvae_jax.images.scoring import ImageScorer
 
         files = {metric.needs: getattr(self.evaluation, metric.needs) for metric in self.metrics if metric.needs}
         return ImageScorer(**files | {"lpips_weights": self._lpips_weights})
 
     def show(self, directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
-        """See `Modality.show`."""
         from vpvae_jax.images.pictures import show_images
 
         return show_images(directory, examples)
 
     def to_signal(self, stored: jax.Array) -> jax.Array:
-        """See `Modality.to_signal`."""
         return pixels.to_signal(stored)
 
     def to_stored(self, signal: jax.Array) -> jax.Array:
-        """See `Modality.to_stored`."""
         return pixels.to_pixels(signal)
 
     def check_examples(self, examples: Any) -> None:
