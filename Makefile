@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 # Versions that were tested together: those of JAX 0.10 on Python 3.11, those of JAX 0.12 on newer ones.
 CONSTRAINTS := constraints/python$(shell $(PYTHON) -c 'import sys; print("3.11" if sys.version_info < (3, 12) else "3.13")').txt
 
-.PHONY: demo demo-audio rehearsal test test-system reliability check docs tables notebooks bench bench-smoke clean
+.PHONY: demo demo-audio rehearsal test test-system reliability check docs tables notebooks bench bench-smoke constraints clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m vpvae_jax.main --config=photos --workdir=$(DEMO_DIR) $(DEMO_FLAGS)
@@ -59,10 +59,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 test-system: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m system $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "system and not reliability" $(PYTEST_FLAGS)
 
 # As root, which the full disks need. The table is written whatever the campaign finds; what it finds is the exit code.
 reliability: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m reliability $(PYTEST_FLAGS)
 	$(BIN)/python -m tests.reliability.faults > results/reliability/faults.jsonl; found=$$?; \
 	    $(BIN)/python -m tests.reliability.faults --table results/reliability/faults.jsonl > results/reliability/faults.md; \
 	    exit $$found
@@ -108,6 +109,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --constraint $(CONSTRAINTS) --editable '.[benchmark]'
 	touch $@
+
+constraints:
+	@echo $(CONSTRAINTS)
 
 clean:
 	rm -rf $(VENV) runs site

@@ -2,7 +2,7 @@
 
 python -m vpvae_jax.main --config=speech --workdir=DIR
 
-Hardware and time: 2 cores of an AMD EPYC, 6 minutes without installation. Expected: speech-test STOI 0.745, CVU 0.642;
+Hardware and time: 2 cores of an AMD EPYC, 6 minutes without installation. Expected: speech-test STOI 0.744, CVU 0.642;
 speech-validation STOI 0.740, CVU 0.573; with quantizer=fsp 0.671 and 0.470, 0.656 and 0.448.
 Settings without a source were found by trial on these recordings.
 """

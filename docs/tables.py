@@ -1,4 +1,4 @@
-"""Fill the tables of README.md and docs/ from results/.
+"""Fill the tables of README.md and docs/ from results/, and those of config keys from the schema.
 
 python -m docs.tables            # write them
 python -m docs.tables --check    # only tell which are stale, with exit code 1
@@ -18,8 +18,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from docs.config_keys import config_keys
 from vpvae_jax.codebooks.usage import cvu_ceiling
-from vpvae_jax.reporting.tables import markdown, mean_and_deviation, of_at_most
+from vpvae_jax.reporting.tables import markdown, mean_and_deviation, with_equal_use
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -119,7 +120,7 @@ def _readme() -> str:
 def _cvu(scores: Row) -> list[str]:
     """CVU beside what equal use of all codes would reach, and the number of tokens."""
     ceiling = cvu_ceiling(scores["codebook_size"], scores["num_tokens"])
-    return [of_at_most(f"{scores['cvu']:.3f}", ceiling), f"{scores['num_tokens']:,}"]
+    return [with_equal_use(f"{scores['cvu']:.3f}", ceiling), f"{scores['num_tokens']:,}"]
 
 
 def _photos_demo() -> str:
@@ -326,6 +327,7 @@ def _fuzz() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "config_keys": config_keys,
     "readme": _readme,
     "photos-demo": _photos_demo,
     "photos-comparison": lambda: _comparison("photos/comparison", 0),

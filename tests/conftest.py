@@ -36,9 +36,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what is not a system test by its cost: integration tests use a trained run, the others are unit tests."""
+    """Mark the default tests by their cost: integration tests use a trained run, the others are unit tests."""
     for item in items:
-        if item.get_closest_marker("system") is None:
+        if not any(item.get_closest_marker(name) for name in ("system", "reliability")):
             item.add_marker("integration" if _TRAINED & set(item.fixturenames) else "unit")
 
 

@@ -174,8 +174,8 @@ def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
         np.testing.assert_array_equal(arrays[1][name], arrays[0][name], err_msg=name)
 
 
-@pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), (2, True)])
-def test_a_run_goes_on_with_other_devices(layouts, tmp_path, data_dir, num_devices, is_cut):
+@pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), pytest.param(2, True, marks=pytest.mark.reliability)])
+def test_a_run_resumes_with_other_devices(layouts, tmp_path, data_dir, num_devices, is_cut):
     """And with parameters cut over them that were whole before."""
     workdir = tmp_path / "run"
     shutil.copytree(layouts[1, 1], workdir)
@@ -195,8 +195,9 @@ def test_the_codebook_of_the_same_network_does_not_depend_on_where_it_is_fitted(
     np.testing.assert_allclose(_weights(workdir)["codebook"], _weights(layouts[1, 1])["codebook"], atol=1e-5)
 
 
+@pytest.mark.reliability
 def test_parameters_cut_over_the_devices_train_alike(layouts, tmp_path, data_dir):
-    """And lie in parts: no device holds all of the largest array."""
+    """And are sharded: no device holds all of the largest array."""
     wide = {"model__channels": 128, "train__num_steps": 4}
     runs = [tmp_path / name for name in ("copied", "cut")]
     for workdir, is_cut in zip(runs, (False, True), strict=True):
@@ -217,7 +218,10 @@ def _wait_until(is_time, processes, seconds=240):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("num_processes", "num_asked"), [(1, 1), (2, 1), (2, 2)])
+_SIGTERMS = [(2, 1), *(pytest.param(*each, marks=pytest.mark.reliability) for each in ((1, 1), (2, 2)))]
+
+
+@pytest.mark.parametrize(("num_processes", "num_asked"), _SIGTERMS)
 def test_sigterm_saves_and_ends_well(layouts, tmp_path, data_dir, num_processes, num_asked):
     """Within 30 s: that of one process is heard by all. The same command then ends where an undisturbed run does."""
     workdir = tmp_path / "run"
@@ -249,9 +253,10 @@ def test_sigterm_before_there_is_anything_to_save(tmp_path, data_dir):
     assert "asked to stop" in said[0]
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(("killed", "moment"), [(0, "a step"), (1, "a save")])
 def test_a_process_that_dies_ends_the_others_with_a_word(layouts, tmp_path, data_dir, killed, moment):
-    """Within 150 s, and not as an error of theirs. Then the same command goes on."""
+    """Within 150 s, and not as an error of theirs. Then the same command resumes."""
     workdir = tmp_path / "run"
     processes = _start(workdir, data_dir, num_processes=2)
     is_time = {
@@ -358,6 +363,7 @@ def test_hosts_with_other_data_say_so(tmp_path, data_dir):
     assert all("process 1 has other data (give all hosts" in words for words in said), said
 
 
+@pytest.mark.reliability
 def test_sigterm_while_a_resumed_run_compiles_is_heard(layouts, tmp_path, data_dir):
     """Of several processes, that agree on a step: one that lies ahead of where they resume."""
     workdir = tmp_path / "run"

@@ -113,7 +113,7 @@ def test_arguments_of_configs_are_understood(argument, new_quantizer):
 
 
 def test_the_page_of_keys_has_every_key():
-    page = hooks.config_keys()
+    page = (tiny.ROOT / "docs" / "config.md").read_text()
     assert [key for key in _keys() if f"| `{key}` |" not in page] == []
     assert re.findall(r"^\| `.*\|  \|$", page, flags=re.MULTILINE) == [], "a key without a description"
 

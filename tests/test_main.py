@@ -316,6 +316,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, data_dir):
         (["--config=photos:quantizer=fsq,symmetric=false"], "symmetric='false': expected True or False"),
         (["--jobs=2"], "--jobs is not used by --mode=train"),
         (["--mode=compare", "--config=photos"], "no --comparison and no --results: --mode=compare needs it"),
+        (["--config="], "--config= is neither a file"),
+        (
+            ["--mode=compare", "--comparison=photos", "--results=a"],
+            "--comparison gives a Config: expected a Comparison",
+        ),
+        (
+            ["--mode=compare", "--results=a", "--comparison.sedes=1"],
+            "comparison.sedes is not a key of a comparison: did",
+        ),
         (["--mode=report", "--runs=a,b"], "either --workdir=DIR, or --runs"),
     ],
 )
@@ -349,6 +358,11 @@ def test_the_command_line_gives_what_the_config_file_and_its_settings_say():
         main.parse(["main", "--workdir=run", "--config=photos", "--config.quantizer.eta=auto"]).config.quantizer.eta
         == "auto"
     )
+
+
+def test_words_may_stand_apart_and_in_any_order():
+    given = main.parse(["main", "--config.seed=3", "--config", "photos", "--workdir", "run"])
+    assert given.config == load_config("photos", "", {"seed": 3})
 
 
 def test_two_command_lines_in_one_process_do_not_meet():
@@ -426,7 +440,7 @@ def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
     assert "another error" in done.stderr
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_room_is_made(tmp_path, data_dir):
     disk = tmp_path / "disk"
     disk.mkdir()

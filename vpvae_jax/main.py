@@ -40,7 +40,7 @@ _OF_A_RUN = ("config", "distributed", "coordinator", "num_processes", "process_i
 MODES: Mapping[str, Mode] = {
     "train": Mode("train, then fit the codebook, evaluate and report; resumes what it finds", ("workdir",), _OF_A_RUN),
     "fit_codebook": Mode("fit a codebook to the newest checkpoint", ("workdir",), _OF_A_RUN),
-    "evaluate": Mode("evaluate the tokenizer", ("workdir",), _OF_A_RUN),
+    "evaluate": Mode("evaluate the tokenizer, then report", ("workdir",), _OF_A_RUN),
     "report": Mode(
         "draw the report of --workdir again, or show the runs --runs=DIR,DIR side by side in --results=DIR",
         (),
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: program and arguments; default `sys.argv`.
     """
     words = list(sys.argv if argv is None else argv)
-    if any(word in ("--help", "-help", "-h") for word in words[1:]):
+    if any(word in ("--help", "-help", "--helpfull", "-h") for word in words[1:]):
         print(_help())
         return
     environment.prepare()
@@ -71,12 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         given = parse(words)
     except UserError as error:
         fail(str(error))
-    if given["verbosity"].present:
-        logging.set_verbosity(given.verbosity)
+    with quiet_libraries():
+        if given["verbosity"].present:
+            logging.set_verbosity(given.verbosity)
         _do(given)
-    else:
-        with quiet_libraries():
-            _do(given)
 
 
 def _define_flags(words: Sequence[str]) -> flags.FlagValues:
@@ -134,12 +132,21 @@ def parse(words: Sequence[str]) -> flags.FlagValues:
     Raises:
         UserError: a mistake, in one line.
     """
-    from vpvae_jax.config.files import find
+    from vpvae_jax.compare.settings import Comparison
+    from vpvae_jax.config.files import find, wrong_kind
+    from vpvae_jax.config.schema import Config
 
-    words = list(words)
-    for number, word in enumerate(words):
+    program, *words = words
+    files, others = [], []
+    while words:
+        word = words.pop(0)
+        if re.match(r"^--?(config|comparison)$", word) and words:
+            word += f"={words.pop(0)}"
         if match := re.match(r"^--?(config|comparison)=([^:]*)(.*)$", word, re.DOTALL):
-            words[number] = f"--{match[1]}={find(match[2])}{match[3]}"
+            files.append(f"--{match[1]}={find(match[2])}{match[3]}")
+        else:
+            others.append(word)
+    words = [program, *files, *others]  # settings are of the file before them
     try:
         values = _define_flags(words)
         rest = values(words)
@@ -148,6 +155,10 @@ def parse(words: Sequence[str]) -> flags.FlagValues:
         raise ConfigError(_explain(words) or said) from error
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # libraries read theirs
+    if values.config is not None and not isinstance(values.config, Config):
+        raise wrong_kind("--config", values.config, "image_config(...) or speech_config(...) of vpvae_jax.config.files")
+    if values.comparison is not None and not isinstance(values.comparison, Comparison):
+        raise wrong_kind("--comparison", values.comparison, "a Comparison of vpvae_jax.compare.settings")
     _check(values, rest)
     return values
 
@@ -170,9 +181,13 @@ def _check(values: flags.FlagValues, rest: list[str]) -> None:
 
 def _explain(words: Sequence[str]) -> str:
     """What is wrong with the first setting that the config does not take, empty if all are well."""
+    from vpvae_jax.compare.settings import explain
     from vpvae_jax.config.files import load_config
     from vpvae_jax.config.keys import assign
 
+    for word in words:
+        if (match := re.match(r"^--?comparison\.(\w+)", word)) and (complaint := explain(match[1])):
+            return complaint
     place = next((word.partition("=")[2] for word in words if word.startswith("--config=")), "")
     overrides = [match for word in words if (match := _CONFIG_WORD.match(word))]
     if overrides and not place:
@@ -222,7 +237,7 @@ def _do(given: flags.FlagValues) -> None:
         traceback.print_exc()
         fail(f"{error}: see the traceback; what was saved is from before")
     except KeyboardInterrupt:
-        fail("interrupted: run the same command again to resume")
+        fail("interrupted: run the same command again to resume from the last checkpoint")
     except OSError as error:
         fail(f"{error}: fix it and run the same command again to resume, finished checkpoints are kept")
     except Exception as error:

@@ -45,7 +45,7 @@ def columns(metrics: tuple[Metric, ...]) -> dict[str, Metric]:
     return shown | {CVU.key: CVU}
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Data:
     """Where examples come from."""
 
@@ -66,7 +66,7 @@ class Data:
     cache_mib: int = setting(0, "Decoded examples kept in memory.", bound=NOT_NEGATIVE, unit="MiB", affects="nothing")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Eval:
     """How tokenizers are scored."""
 
@@ -196,6 +196,10 @@ class Modality(abc.ABC):
     @abc.abstractmethod
     def examples(self, source: Any) -> Examples:
         """The examples of an evaluation."""
+
+    def weights_of(self, needs: str) -> str:
+        """The file of a metric's weights by its key in `eval`, empty for none."""
+        return getattr(self.evaluation, needs)
 
     @abc.abstractmethod
     def scorer(self) -> Scorer:

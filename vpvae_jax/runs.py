@@ -130,7 +130,7 @@ def _report(run: Run) -> None:
 STAGES: Mapping[str, tuple[Callable[[Run], None], ...]] = {
     "train": (_train, _fit, _evaluate, _report),
     "fit_codebook": (_fit,),
-    "evaluate": (_evaluate,),
+    "evaluate": (_evaluate, _report),
     "report": (_report,),
 }
 """By mode."""

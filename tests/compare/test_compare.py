@@ -9,8 +9,7 @@ from ml_collections import config_flags
 from tests import tiny
 from vpvae_jax.compare import grid, records
 from vpvae_jax.compare.compare import compare
-from vpvae_jax.compare.settings import Comparison
-from vpvae_jax.config.files import load_config
+from vpvae_jax.compare.settings import Comparison, load_comparison
 from vpvae_jax.runtime.errors import ConfigError, UserError
 from vpvae_jax.runtime.files import hold
 
@@ -132,7 +131,7 @@ def test_overrides_of_a_method_win_over_those_of_all(data_dir):
     "path", sorted((tiny.ROOT / "configs" / "comparisons").glob("*.py")), ids=lambda path: path.stem
 )
 def test_the_comparisons_of_the_repository_pass(path):
-    grid.check_comparison(load_config(path))
+    grid.check_comparison(load_comparison(path))
 
 
 def test_results_and_runs_need_two_directories(tmp_path, data_dir):
@@ -170,6 +169,15 @@ def test_settings_tell_runs_apart(data_dir):
     assert hashes[0] == grid.settings_hash(grid.run_config(made, runs[0]))
 
 
+def test_the_place_of_a_file_of_weights_is_not_counted(data_dir):
+    made = comparison(data_dir)
+    configs = [grid.run_config(made, grid.GridRun("vp", "quantizer=vp", 16, 0)) for _ in range(3)]
+    configs[0].eval.lpips_weights = "here"
+    configs[1].eval.lpips_weights = "there"
+    configs[2].loss.lpips_weights = "there"
+    assert len({grid.settings_hash(config) for config in configs}) == 1
+
+
 @pytest.mark.parametrize(
     ("key", "value", "is_counted"),
     [
@@ -183,7 +191,7 @@ def test_settings_tell_runs_apart(data_dir):
         ("debug.profile_steps", 3, False),
         ("checkpoint.keep_best", 2, False),
         ("eval.lpips_weights", "here/lpips.safetensors", True),
-        ("loss.lpips_weights", "elsewhere/lpips.safetensors", False),
+        ("loss.lpips_weights", "elsewhere/lpips.safetensors", True),  # the metric's too, by default
         ("data.data_dir", "elsewhere", False),
     ],
 )
@@ -211,7 +219,7 @@ def test_the_path_of_a_file_of_weights_does_not_count(data_dir):
 )
 def test_what_is_recorded_is_what_the_files_ask_for(name, results):
     """No change of a config accidentally asks for hours of training again."""
-    made = load_config(tiny.ROOT / "configs" / "comparisons" / f"{name}.py")
+    made = load_comparison(tiny.ROOT / "configs" / "comparisons" / f"{name}.py")
     runs = {(run.method, run.codebook_size, run.seed): run for run in grid.list_runs(made)}
     for row in records.read(tiny.ROOT / "results" / results, "runs"):
         run = runs[row["method"], row["codebook_size"], row["seed"]]

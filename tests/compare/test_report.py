@@ -39,7 +39,7 @@ def test_table_has_mean_and_sample_deviation_over_seeds():
     assert lines[0].endswith("| test: CVU, 512 tokens |")
     # Deviations from the mean 26.5 are 1.5, 0.5 and 2: sqrt(6.5 / 2).
     assert lines[2].startswith("| 256 | vp | 256 | 3 | 26.50 ± 1.80 | 27.50 ± 1.80 | 0.500 ± 0.000 |")
-    assert lines[3] == "| 256 | fsp | 240 | 1 | 24.00 | 25.00 | 0.500 | 0.250 of at most 0.875 |"
+    assert lines[3] == "| 256 | fsp | 240 | 1 | 24.00 | 25.00 | 0.500 | 0.250 (equal use 0.875) |"
     assert len({line.count("|") for line in lines}) == 1
 
 

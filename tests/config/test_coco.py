@@ -37,9 +37,9 @@ class TestConfig:
         assert (coco().config.loss.l1_weight, coco().config.loss.lpips_weight) == (1.0, 1.0)
 
     def test_weights_of_the_metric_are_those_of_the_loss_unless_others_are_named(self):
-        assert coco(**{"loss.lpips_weights": "a"}).modality._lpips_weights == "a"
-        assert coco(**{"eval.lpips_weights": "b"}).modality._lpips_weights == "b"
-        assert coco(**{"eval.lpips_weights": ""}).modality._lpips_weights == ""
+        assert coco(**{"loss.lpips_weights": "a"}).modality.weights_of("lpips_weights") == "a"
+        assert coco(**{"eval.lpips_weights": "b"}).modality.weights_of("lpips_weights") == "b"
+        assert coco(**{"eval.lpips_weights": ""}).modality.weights_of("lpips_weights") == ""
 
     def test_network_has_the_published_size(self):
         network = coco("quantizer=vp,codebook_size=1024").network
@@ -78,7 +78,7 @@ def test_crops_are_those_of_the_paper(data_dir):
     assert len(trained) == num
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_the_whole_step_compiles_and_runs_on_one_image(data_dir, lpips_file, capsys):
     values = {"loss.lpips_weights": lpips_file, "data.name": "photo_tiles", "data.data_dir": str(data_dir)}
     run = coco("quantizer=vp,codebook_size=16384", **values, **{"train.batch_size": 1})

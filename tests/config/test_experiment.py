@@ -139,6 +139,10 @@ class TestQuantizer:
     def test_eta(self, eta):
         assert f"eta={eta}" in refusal(**{"quantizer.eta": eta})
 
+    @pytest.mark.parametrize("number", [0, -3])
+    def test_no_iteration_of_kmeans(self, number):
+        assert f"kmeans_iterations={number}: expected at least 1" in refusal(**{"quantizer.kmeans_iterations": number})
+
     @pytest.mark.parametrize("rank", ["k_radius", "k_density"])
     def test_rank_above_the_capacity(self, rank):
         values = {"quantizer.capacity": 100, "quantizer.k_radius": 100, f"quantizer.{rank}": 101}
@@ -159,6 +163,20 @@ class TestQuantizer:
         assert (run.quantizer.codebook_size, run.token_quantizer.codebook_size) == (256, 400)
         latents = jax.random.normal(jax.random.key(0), (500, 3))
         assert run.token_quantizer.fit({}, {}, latents, jax.random.key(1)).shape == (400, 3)
+
+
+class TestDataSettings:
+    def test_a_folder_without_a_path(self):
+        assert "data.source=folder but data.path is empty" in refusal(**{"data.source": "folder"})
+
+    def test_values_that_were_set_past_the_checks(self):
+        """As a config file may do."""
+        config = load_config("photos")
+        config.train.num_steps = "many"
+        with pytest.raises(ConfigError, match=r"train\.num_steps='many': expected a whole number"):
+            Experiment(config)
+        with pytest.raises(AttributeError, match="lerning_rate"):
+            config.train.lerning_rate = 1.0
 
 
 class TestNetwork:

@@ -25,7 +25,7 @@ def _librispeech(whisper_weights, **overrides):
     return Experiment(load_config("librispeech", "quantizer=vp", values))
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_the_whole_step_compiles_and_says_what_memory_it_needs(whisper_weights, capsys):
     program = compile_program(_librispeech(whisper_weights))
     with capsys.disabled():
@@ -33,7 +33,7 @@ def test_the_whole_step_compiles_and_says_what_memory_it_needs(whisper_weights, 
     assert program.step.memory_analysis().temp_size_in_bytes > 0
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_a_step_runs_on_one_clip(whisper_weights):
     run = _librispeech(
         whisper_weights,

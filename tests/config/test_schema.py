@@ -182,6 +182,16 @@ class TestFind:
         with pytest.raises(ConfigError, match=r"neither a file nor a config of the package: did you mean photos\?"):
             load_config("photoz")
 
+    @pytest.mark.parametrize("name", ["", ".", "/", "x" * 300])
+    def test_names_that_no_file_has(self, name):
+        with pytest.raises(ConfigError, match="is neither a file nor a config of the package"):
+            load_config(name)
+
+    def test_a_file_that_gives_something_else(self, tmp_path):
+        (tmp_path / "old.py").write_text("def get_config():\n    return {'train': {}}\n")
+        with pytest.raises(ConfigError, match=r"old\.py gives a dict: expected image_config"):
+            load_config(tmp_path / "old.py")
+
     def test_a_file_without_get_config(self, tmp_path):
         (tmp_path / "mine.py").write_text("x = 1\n")
         with pytest.raises(ConfigError, match=r"has no get_config\(\)"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import re
 import types
 import typing
 
@@ -10,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from vpvae_jax.config.quantizer_section import argument_docs
 from vpvae_jax.quantizers import QUANTIZERS, LatentNorm, Quantizer, paper
 
 METHODS = {name: (factory, paper.settings(factory, 16)) for name, factory in QUANTIZERS.items()}
@@ -22,6 +24,8 @@ VARIANTS = {
     "vq ema": ("vq", {"update": "ema", "restart_below": 0.1}),
 }
 METHODS |= {name: (QUANTIZERS[of], METHODS[of][1] | settings) for name, (of, settings) in VARIANTS.items()}
+# The methods that draw random numbers in training: another key gives another z_tilde.
+DRAWS = {"vp", "vp auto", "vp neighbor", "fsp", "fsq noise", "tokenbridge"}
 WITH_NORM = [name for name in QUANTIZERS if "latent_norm" in inspect.signature(QUANTIZERS[name]).parameters]
 NUM_TOKENS = 64
 
@@ -60,7 +64,13 @@ def method(request):
 
     codebook = quantizer.fit(params, state, quantizer.project(tokens(quantizer, n=512)), jax.random.key(3))
     return types.SimpleNamespace(
-        quantizer=quantizer, params=params, state=state, step=step, traces=traces, codebook=codebook
+        name=request.param,
+        quantizer=quantizer,
+        params=params,
+        state=state,
+        step=step,
+        traces=traces,
+        codebook=codebook,
     )
 
 
@@ -90,11 +100,12 @@ def test_train_keeps_shapes_dtypes_and_state_and_is_deterministic_in_the_key(met
     assert np.isfinite(z_tilde).all()
     assert np.isfinite(loss)
     assert np.isfinite(slope).all()
-    assert info
     assert all(isinstance(key, str) and value.shape == () and np.isfinite(value) for key, value in info.items())
     assert describe(new_state) == describe(method.state)
     again = method.step(method.params, method.state, z, jax.random.key(2))
     jax.tree.map(np.testing.assert_array_equal, again, (out, slope))
+    (other, *_), _ = method.step(method.params, method.state, z, jax.random.key(5))
+    assert np.array_equal(other, z_tilde) == (method.name not in DRAWS)
 
 
 def test_ten_steps_trace_once(method):
@@ -105,16 +116,19 @@ def test_ten_steps_trace_once(method):
     assert len(method.traces) == 1
 
 
-def test_eager_equals_jit(method):
-    z, key = tokens(method.quantizer), jax.random.key(2)
-    eager = method.quantizer.train(method.params, method.state, z.astype(jnp.float32), key)
-    assert_trees_close(method.step(method.params, method.state, z, key)[0], eager)
+def test_eager_equals_jit_and_bfloat16_latents_are_computed_in_float32(method):
+    """One eager step for both promises: its latents are bfloat16, those of the compiled step the same in float32."""
+    z, key = tokens(method.quantizer).astype(jnp.bfloat16), jax.random.key(2)
+    eager = method.quantizer.train(method.params, method.state, z, key)
+    jitted, _ = method.step(method.params, method.state, z.astype(jnp.float32), key)
+    assert [x.dtype for x in jax.tree.leaves(eager)] == [x.dtype for x in jax.tree.leaves(jitted)]
+    assert np.isfinite(eager[0]).all()
+    assert_trees_close(jitted, eager)
 
 
-def test_bfloat16_latents_are_computed_in_float32(method):
+def test_bfloat16_latents_are_projected_encoded_and_fitted_in_float32(method):
     quantizer, z = method.quantizer, tokens(method.quantizer).astype(jnp.bfloat16)
-    shapes = jax.eval_shape(quantizer.train, method.params, method.state, z, jax.random.key(2))
-    assert {leaf.dtype for leaf in (shapes[0], shapes[2], quantizer.project(z))} == {jnp.dtype("float32")}
+    assert quantizer.project(z).dtype == jnp.float32
     wide = quantizer.project(z.astype(jnp.float32))
     np.testing.assert_array_equal(quantizer.project(z), wide)
     np.testing.assert_array_equal(
@@ -138,6 +152,20 @@ def test_every_code_exists_once_and_encodes_to_its_own_index(method):
     np.testing.assert_array_equal(jax.jit(quantizer.decode)(codebook, indices), codes)
 
 
+def test_latents_far_from_every_code_are_encoded_and_decoded(method):
+    """A batch that training did not see: each latent gets a code, whatever its distance."""
+    quantizer, codebook = method.quantizer, method.codebook
+    latents = np.random.default_rng(6).normal(size=(NUM_TOKENS, quantizer.latent_dim))
+    latents = jnp.asarray(5 * np.abs(codebook).max() * latents, jnp.float32)
+    indices = quantizer.encode(codebook, latents)
+    assert (indices.shape, indices.dtype) == ((NUM_TOKENS,), jnp.int32)
+    assert 0 <= indices.min() <= indices.max() < quantizer.codebook_size
+    assert len(np.unique(indices)) > 1
+    codes = quantizer.decode(codebook, indices)
+    assert (codes.shape, codes.dtype) == ((NUM_TOKENS, quantizer.latent_dim), jnp.float32)
+    np.testing.assert_array_equal(codes, np.asarray(codebook)[indices])
+
+
 def test_fit_is_deterministic_in_the_key_and_follows_the_latents_only_where_it_says(method):
     quantizer = method.quantizer
     latents = quantizer.project(tokens(quantizer, n=512))
@@ -148,7 +176,7 @@ def test_fit_is_deterministic_in_the_key_and_follows_the_latents_only_where_it_s
 
 
 def test_64_bit_mode_changes_no_dtype(method):
-    """Traced only: what raised there were loops and branches of unequal dtypes."""
+    """Only traced here, which is where loops and branches of unequal dtypes raise."""
     quantizer, z = method.quantizer, np.asarray(tokens(method.quantizer), np.float64)
     with jax.enable_x64(True):
         params, state = quantizer.init(jax.random.key(0))
@@ -160,14 +188,51 @@ def test_64_bit_mode_changes_no_dtype(method):
     assert indices.dtype == jnp.int32
 
 
+def test_64_bit_mode_trains_and_encodes_as_ever(method):
+    quantizer, z = method.quantizer, tokens(method.quantizer)
+    expected, _ = method.step(method.params, method.state, z, jax.random.key(2))
+
+    def train_and_encode(params, state, codebook, z, key):
+        return quantizer.train(params, state, z, key), quantizer.encode(codebook, quantizer.project(z))
+
+    with jax.enable_x64(True):
+        arguments = method.params, method.state, method.codebook, jnp.asarray(np.asarray(z, np.float64))
+        out, indices = jax.jit(train_and_encode)(*arguments, jax.random.key(2))
+    assert describe(out) == describe(expected)
+    assert_trees_close(out, expected)
+    assert indices.dtype == jnp.int32
+    np.testing.assert_array_equal(indices, quantizer.encode(method.codebook, quantizer.project(z)))
+
+
+def test_explicit_axes_keep_the_rows_of_the_batch(method):
+    """Only traced, on the default mesh of one device: that is where JAX raises; eight devices are a system test."""
+    mesh = jax.make_mesh((1,), ("data",))
+    assert mesh.axis_types == (AxisType.Explicit,)
+    quantizer, codebook, key = method.quantizer, method.codebook, jax.random.key(2)
+    z = jax.device_put(tokens(quantizer), NamedSharding(mesh, P("data")))
+
+    def trace(params, state, codebook, z):
+        out = quantizer.train(params, state, z, key)
+        latents = quantizer.project(z)
+        fitted = quantizer.fit(params, state, latents, key)
+        indices = quantizer.encode(codebook, latents)
+        codes = quantizer.decode(codebook, indices)
+        specs = [jax.typeof(each).sharding.spec for each in (out[0], latents, indices, codes, out[2], fitted)]
+        assert [tuple(spec)[:1] for spec in specs] == [("data",)] * 4 + [(), (None,)]
+        return out, codes
+
+    jax.eval_shape(trace, method.params, method.state, codebook, z)
+
+
 @pytest.mark.parametrize("name", sorted(QUANTIZERS))
 def test_every_argument_has_a_type_and_a_description(name):
     """The documentation of config keys is made from them."""
     factory = QUANTIZERS[name]
     parameters = inspect.signature(factory).parameters
     assert set(parameters) <= set(typing.get_type_hints(factory))
-    arguments = re.search(r"Args:\n(.*?)\n\n", inspect.getdoc(factory), re.DOTALL).group(1)
-    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == list(parameters)
+    described = argument_docs(factory)
+    assert list(described) == list(parameters), "the docstring needs an `Args:` section with a line for each argument"
+    assert all(described.values())
     for parameter in parameters.values():
         if parameter.name == "latent_norm":
             assert isinstance(parameter.default, LatentNorm)

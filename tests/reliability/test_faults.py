@@ -14,7 +14,7 @@ from tests import tiny
 from tests.reliability import faults
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_a_short_campaign_ends_well():
     """In a process of its own: it needs the flags of XLA that its runs have."""
     words = [sys.executable, "-m", "tests.reliability.faults", "--short"]

@@ -24,7 +24,7 @@ def test_damaged_files_are_read_or_refused(target):
     assert result["refused"] > 100
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 @pytest.mark.parametrize(
     "target",
     [target for target in fuzz.TARGETS if target not in ("images", "audio", "weights")],

@@ -38,6 +38,19 @@ def test_latents_that_are_not_finite_are_refused(tmp_path):
         fit.fit_codebook(run, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["fsq", "vq"])
+def test_parameters_that_are_not_finite_are_refused_where_no_latents_are_read(tmp_path, name):
+    run = tiny.experiment("", f"quantizer={name},codebook_size=16")
+
+    def spoil(state):
+        leaves, tree = jax.tree.flatten(state.params["network"])
+        return state._replace(params=state.params | {"network": tree.unflatten([leaves[0] * jnp.nan, *leaves[1:]])})
+
+    _checkpointed(run, tmp_path, spoil)
+    with pytest.raises(CheckpointError, match="step 0 has parameters or codes that are not finite: train again"):
+        fit.fit_codebook(run, tmp_path)
+
+
 def test_the_running_mean_of_the_parameters_becomes_the_tokenizer(tmp_path):
     run = tiny.experiment("", codebook__source="memory", train__ema_decay=0.9)
     _checkpointed(run, tmp_path, lambda state: state._replace(ema_params=jax.tree.map(jnp.zeros_like, state.params)))

@@ -81,7 +81,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir, undisturbed):
     _assert_same_run(tmp_path, undisturbed)
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_kills_at_random_moments_and_inside_a_save(tmp_path, data_dir, undisturbed):
     words = tiny.command(tmp_path, data_dir, **STEPS)
     rng = random.Random(0)

@@ -17,7 +17,7 @@ from vpvae_jax.compare.settings import Comparison
 from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.config.files import load_config
-from vpvae_jax.config.schema import MODALITIES, Config
+from vpvae_jax.config.schema import SEEDS, Config
 from vpvae_jax.evaluation.records import read_results
 from vpvae_jax.modality import columns
 from vpvae_jax.runtime.errors import ConfigError, UserError
@@ -86,6 +86,9 @@ def list_runs(comparison: Comparison) -> list[GridRun]:
 def check_comparison(comparison: Comparison) -> None:
     """Raise ConfigError for what would otherwise be found after hours of training."""
     comparison.check()
+    for seed in (*comparison.seeds, *comparison.ablation_seeds):
+        if not SEEDS.holds(seed):
+            raise ConfigError(f"seeds have {seed}: expected {SEEDS.words}")
     for run in {(run.method, run.codebook_size): run for run in list_runs(comparison)}.values():  # one seed of each
         config = run_config(comparison, run)
         Experiment(config)
@@ -111,8 +114,13 @@ def settings_hash(config: Config) -> str:
     Of a metric's file of weights only its presence counts, not its path.
     """
     keys = config.keys_that_affect("state", "codebook", "metrics")
-    files = {f"eval.{metric.needs}" for metric in MODALITIES[config.model.name].metrics if metric.needs}
-    settings = {key: bool(value) if key in files else value for key, value in config.flatten().items() if key in keys}
+    modality = Experiment(config).modality
+    needs = {f"eval.{metric.needs}": metric.needs for metric in modality.metrics if metric.needs}
+    settings = {
+        key: bool(modality.weights_of(needs[key])) if key in needs else value
+        for key, value in config.flatten().items()
+        if key in keys
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -91,7 +91,7 @@ def _head(runs: list[Row], split: str, metric: Metric) -> str:
 def _cell(group: list[Row], split: str, key: str, metric: Metric) -> str:
     text = tables.mean_and_deviation((row[f"{split}_{key}"] for row in group), metric.decimals)
     ceiling = group[0].get(f"{split}_cvu_ceiling")
-    return tables.of_at_most(text, ceiling) if metric is CVU and ceiling is not None else text
+    return tables.with_equal_use(text, ceiling) if metric is CVU and ceiling is not None else text
 
 
 def _mean(scores: list[float | None]) -> float:

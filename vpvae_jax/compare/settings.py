@@ -2,9 +2,11 @@
 
 # Types of fields are read at run time: no postponed annotations here.
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from vpvae_jax.config.files import find, load_file, wrong_kind
 from vpvae_jax.config.keys import typed
 from vpvae_jax.runtime.errors import ConfigError
 from vpvae_jax.runtime.settings import nearest, setting
@@ -12,7 +14,7 @@ from vpvae_jax.runtime.settings import nearest, setting
 _PAIRS = ("methods", "ablations")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Comparison:
     """A grid of runs: `methods` at each of `codebook_sizes` with each of `seeds`, and what is added to it.
 
@@ -82,6 +84,26 @@ class Comparison:
                     raise ConfigError(f"{key} has {name}, no method of the comparison{nearest(name, known)}")
         if len(self.curve_seeds) > 1 or not set(self.curve_seeds) <= set(self.seeds):
             raise ConfigError(f"curve_seeds={self.curve_seeds}: expected none or one of seeds={self.seeds}")
+
+
+def load_comparison(path: pathlib.Path | str) -> Comparison:
+    """The comparison of a file with get_config().
+
+    Raises:
+        ConfigError: no such file, or one that gives something else.
+    """
+    comparison = load_file(find(path))
+    if not isinstance(comparison, Comparison):
+        raise wrong_kind(path, comparison, "a Comparison of vpvae_jax.compare.settings")
+    return comparison
+
+
+def explain(key: str) -> str:
+    """What is wrong with `--comparison.KEY...`, empty if it is a key whose value was wrong."""
+    known = [field.name for field in dataclasses.fields(Comparison)]
+    if key in ("overrides", "method_overrides"):
+        return f"--comparison.{key} takes one dict of dotted keys: --comparison.{key}=\"{{'train.num_steps': 20}}\""
+    return "" if key in known else f"comparison.{key} is not a key of a comparison{nearest(key, known)}"
 
 
 def _dict(key: str, value: object) -> dict[str, Any]:

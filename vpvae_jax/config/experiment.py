@@ -38,13 +38,21 @@ class Experiment:
         ConfigError: a value that cannot work.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, is_training: bool = True):
+        """Assemble.
+
+        Args:
+            config: the settings.
+            is_training: check what only training needs, such as a batch that divides over the devices at hand. False
+                for a tokenizer that is loaded.
+        """
         keys.check(config)
         self.config = config
         self.modality: Modality = MODALITIES[config.model.name](config.data, config.model, config.loss, config.eval)
         self.quantizer: Quantizer = quantizer_section.build(config.quantizer)
         self._sources: dict[str, Any] = {}
-        self._check()
+        if is_training:
+            self._check()
 
     @functools.cached_property
     def token_quantizer(self) -> Quantizer:
@@ -148,6 +156,8 @@ class Experiment:
                 f"data.path={config.data.path} is not used with data.source=tfds: "
                 f"set --config.data.source=folder to read it"
             )
+        if config.data.source == "folder" and not config.data.path:
+            raise ConfigError("data.source=folder but data.path is empty: name the folder, --config.data.path=FOLDER")
         crops = {
             "data.crop": config.data.crop,
             "data.eval_crop": config.data.eval_crop,
@@ -159,7 +169,8 @@ class Experiment:
             raise ConfigError("eval.splits=(): expected names, such as ('validation', 'test')")
         if train.warmup_steps >= train.num_steps:
             raise ConfigError(
-                f"train.warmup_steps={train.warmup_steps} of {train.num_steps} steps: expected fewer than all"
+                f"train.warmup_steps={train.warmup_steps} of {train.num_steps} steps: expected fewer than all "
+                f"(--config.train.warmup_steps=...)"
             )
         if train.schedule == "one_cycle" and not 0 < 2 * train.warmup_steps < train.num_steps:
             raise ConfigError(

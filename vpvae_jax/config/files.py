@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pathlib
 from collections.abc import Mapping
@@ -66,12 +67,11 @@ def find(name: pathlib.Path | str) -> pathlib.Path:
         ConfigError: no such file.
     """
     path = pathlib.Path(name).expanduser()
-    if path.is_file():
-        return path
-    relative = pathlib.PurePath(str(name).removeprefix("configs/")).with_suffix(".py")
-    for folder in _folders():
-        if (folder / relative).is_file():
-            return folder / relative
+    relative = str(name).removeprefix("configs/").removesuffix(".py") + ".py"
+    for candidate in (path, *(folder / relative for folder in _folders())):
+        with contextlib.suppress(OSError):  # a name that is too long
+            if candidate.is_file():
+                return candidate
     known = sorted(file.stem for folder in _folders() for file in folder.glob("*.py") if file.stem != "__init__")
     hint = settings.nearest(str(name), known) if path.suffix != ".py" else ": expected a Python file with get_config()"
     raise ConfigError(f"--config={name} is neither a file nor a config of the package{hint}")
@@ -93,10 +93,22 @@ def load_config(path: pathlib.Path | str, argument: str = "", values: Mapping[st
     Raises:
         ConfigError: no such file, an argument or a key that does not exist, a value of another type.
     """
-    return with_values(_load(find(path), argument), values or {})
+    config = load_file(find(path), argument)
+    if not isinstance(config, Config):
+        raise wrong_kind(path, config, "image_config(...) or speech_config(...) of vpvae_jax.config.files")
+    return with_values(config, values or {})
 
 
-def _load(path: pathlib.Path, argument: str = "") -> Any:
+def wrong_kind(path: pathlib.Path | str, content: Any, expected: str) -> ConfigError:
+    """What to raise where a file's get_config() returned something else."""
+    return ConfigError(
+        f"{path} gives a {type(content).__name__}: expected {expected}, as the files in configs/ do "
+        f"(those of version 0.1 must be written again)"
+    )
+
+
+def load_file(path: pathlib.Path, argument: str = "") -> Any:
+    """What the get_config() of a file returns."""
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

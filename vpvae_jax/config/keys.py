@@ -44,8 +44,13 @@ def assign(config: Any, key: str, value: Any) -> None:
         raise ConfigError(f"{key} is not a key of this config{nearest(key, [known for known, _, _ in leaves(config)])}")
     if dataclasses.is_dataclass(section := getattr(holder, name)):
         raise ConfigError(f"{key} is a section: set one of its keys, such as {next(leaves(section, f'{key}.'))[0]}")
-    kind = next(field.type for field in dataclasses.fields(holder) if field.name == name)
-    setattr(holder, name, typed(key, value, kind))
+    setattr(holder, name, typed(key, value, _kind(holder, name)))
+
+
+def _kind(holder: Any, name: str) -> Any:
+    """The type of a setting; sections may know more than their fields can say (`value_types`)."""
+    kinds = getattr(holder, "value_types", {})
+    return kinds.get(name) or next(field.type for field in dataclasses.fields(holder) if field.name == name)
 
 
 def typed(key: str, value: Any, kind: Any) -> Any:
@@ -70,9 +75,10 @@ def typed(key: str, value: Any, kind: Any) -> Any:
 
 
 def check(config: Any) -> None:
-    """Raise ConfigError for a value outside its bounds or choices; every number must be finite."""
+    """Raise ConfigError for a value of another type, or outside its bounds or choices; numbers must be finite."""
     for key, holder, name in leaves(config):
         value, known = getattr(holder, name), about(holder, name)
+        typed(key, value, _kind(holder, name))
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value}: expected a finite number (--config.{key}=...)")
         if known.bound is not None and value is not None and not known.bound.holds(value):

@@ -123,6 +123,7 @@ def take_switch(argument: str, name: str) -> tuple[bool, str]:
 def _section_type(name: str) -> type:
     factory = QUANTIZERS[name]
     hints, docs = typing.get_type_hints(factory), argument_docs(factory)
+    unions = {key: hint for key, hint in hints.items() if _field_type(hint, None) is object}
     fields: list[tuple[str, Any, Any]] = [
         ("name", str, dataclasses.field(metadata={"setting": Setting("The method.")}))
     ]
@@ -136,7 +137,7 @@ def _section_type(name: str) -> type:
         else:
             field = dataclasses.field(default=default, metadata=metadata)
         fields.append((key, _field_type(hints[key], default), field))
-    return dataclasses.make_dataclass(f"{name}_section", fields)
+    return dataclasses.make_dataclass(f"{name}_section", fields, namespace={"value_types": unions}, slots=True)
 
 
 def _field_type(hint: Any, default: Any) -> Any:
@@ -148,7 +149,7 @@ def _field_type(hint: Any, default: Any) -> Any:
         isinstance(hint, types.UnionType)
         and len([kind for kind in typing.get_args(hint) if kind is not type(None)]) > 1
     ):
-        return object  # such as a number or a word: the factory checks it
+        return object  # such as a number or a word: the command line reads any literal, `value_types` says which
     return hint
 
 

@@ -20,10 +20,11 @@ from vpvae_jax.speech.speech import Speech
 
 MODALITIES: Mapping[str, type[Modality]] = {"vqgan": Images, "sqcodec": Speech}
 """By `model.name`."""
+SEEDS = settings.Bound("0 to 2**31 - 1", 0, 2**31)
 VERSION = 2  # of what is stored: a config or a tokenizer of another version is refused by name
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Codebook:
     """How the codebook is fitted after training."""
 
@@ -47,7 +48,7 @@ class Codebook:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Train:
     """Optimization."""
 
@@ -77,7 +78,7 @@ class Train:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Checkpoint:
     """Which checkpoints are written and kept."""
 
@@ -90,7 +91,7 @@ class Checkpoint:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Log:
     """What is logged."""
 
@@ -99,7 +100,7 @@ class Log:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Debug:
     """For looking into a run."""
 
@@ -115,7 +116,7 @@ class Debug:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Config:
     """All settings of a run."""
 
@@ -129,9 +130,7 @@ class Config:
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     log: Log = dataclasses.field(default_factory=Log)
     debug: Debug = dataclasses.field(default_factory=Debug)
-    seed: int = setting(
-        0, "Of parameters, data order, crops and the fit.", bound=settings.Bound("0 to 2**31 - 1", 0, 2**31)
-    )
+    seed: int = setting(0, "Of parameters, data order, crops and the fit.", bound=SEEDS)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict for JSON."""

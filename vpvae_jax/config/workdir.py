@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from vpvae_jax.config import schema
+from vpvae_jax.config import keys, schema
 from vpvae_jax.config.schema import Config
 from vpvae_jax.runtime.errors import CheckpointError, ConfigError
 from vpvae_jax.runtime.files import read_json
@@ -20,7 +20,7 @@ TOKENIZER = "tokenizer"
 EVAL = "eval"
 DONE = "done.json"  # written once a training has made its report, for scripts that start it again
 
-# Sections that each mode after the training may set for itself; the others are the training's.
+# Sections that each mode after the training may set for itself, besides whatever affects only the codebook.
 _CHOSEN_AFTERWARDS = ("data", "codebook", "eval")
 # Sections that say what a checkpoint holds.
 _OF_THE_CHECKPOINT = ("model", "quantizer")
@@ -53,6 +53,9 @@ def with_stored_training(config: Config, workdir: pathlib.Path) -> Config:
     merged = read_config(workdir)
     for section in _CHOSEN_AFTERWARDS:
         setattr(merged, section, getattr(config, section))
+    values = config.flatten()
+    for key in config.keys_that_affect("codebook"):
+        keys.assign(merged, key, values[key])
     return merged
 
 

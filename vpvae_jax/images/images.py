@@ -39,16 +39,15 @@ class Images(Modality):
         """f: pixels of a side that become one token."""
         return 2 ** (len(self.model.channel_multipliers) - 1)
 
-    @property
-    def _lpips_weights(self) -> str:
-        """File of the weights for LPIPS in evaluations, empty for none."""
-        weights = self.evaluation.lpips_weights
+    def weights_of(self, needs: str) -> str:
+        """The file of a metric's weights, see `Modality.weights_of`; by default those of the loss."""
+        weights = super().weights_of(needs)
         return self.loss_settings.lpips_weights if weights is None else weights
 
     @property
     def _min_side(self) -> int:
         """Pixels that a side of a whole image must have for the metrics."""
-        smallest = max(SSIM_WINDOW, MIN_SIDE if self._lpips_weights else 0)
+        smallest = max(SSIM_WINDOW, MIN_SIDE if self.weights_of("lpips_weights") else 0)
         return self.stride * -(-smallest // self.stride)
 
     def check(self, crops: Mapping[str, int]) -> None:
@@ -67,7 +66,7 @@ class Images(Modality):
                 f"loss.lpips_weight={loss.lpips_weight} but loss.lpips_weights is empty: name the file that "
                 "`--mode=convert --network=lpips` writes, or set loss.lpips_weight to 0 to train without the term"
             )
-        for is_used, key in ((loss.lpips_weight, "crop"), (self._lpips_weights, "eval_crop")):
+        for is_used, key in ((loss.lpips_weight, "crop"), (self.weights_of("lpips_weights"), "eval_crop")):
             if is_used and 0 < getattr(data, key) < MIN_SIDE:
                 raise ConfigError(f"data.{key}={getattr(data, key)}: expected at least the {MIN_SIDE} pixels of LPIPS")
         for key, crop in crops.items():
@@ -185,8 +184,7 @@ class Images(Modality):
     def scorer(self) -> Any:
         from vpvae_jax.images.scoring import ImageScorer
 
-        files = {metric.needs: getattr(self.evaluation, metric.needs) for metric in self.metrics if metric.needs}
-        return ImageScorer(**files | {"lpips_weights": self._lpips_weights})
+        return ImageScorer(**{metric.needs: self.weights_of(metric.needs) for metric in METRICS if metric.needs})
 
     def show(self, directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
         from vpvae_jax.images.pictures import show_images

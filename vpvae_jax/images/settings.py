@@ -10,7 +10,7 @@ _LDM = "latent-diffusion, vq-f8"
 _LPIPS_FILE = "safetensors file that `--mode=convert --network=lpips` writes"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class ImageData(Data):
     """Images and how they are cropped."""
 
@@ -29,7 +29,7 @@ class ImageData(Data):
     flip: bool = setting(False, "Mirror every second training image, at random.", source="arXiv 2602.17133 names none")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class VQGAN:
     """The network for images; f = 2^(number of multipliers - 1)."""
 
@@ -51,7 +51,7 @@ class VQGAN:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class ImageLoss:
     """The reconstruction loss of images."""
 
@@ -60,7 +60,7 @@ class ImageLoss:
     lpips_weights: str = setting("", f"Weights of LPIPS: {_LPIPS_FILE}.", affects="nothing")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class ImageEval(Eval):
     """How reconstructed images are scored."""
 

@@ -161,7 +161,7 @@ def load_whisper(path_or_repository: str | os.PathLike[str]) -> tuple[WhisperEnc
 
 
 def _find(path_or_repository: str) -> str:
-    """The path of an existing file, downloaded from a repository if need be."""
+    """The path of an existing file, downloaded from a repository where it is needed."""
     if os.path.exists(path_or_repository):
         return path_or_repository
     is_repository = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path_or_repository)

@@ -62,7 +62,13 @@ def identity(z: jax.Array) -> jax.Array:
 
 
 def fit_by_kmeans(codebook_size: int, max_iterations: int) -> Callable[..., jax.Array]:
-    """Implement `fit` of the methods whose codebook comes after training."""
+    """Implement `fit` of the methods whose codebook comes after training.
+
+    Raises:
+        ValueError: no iteration.
+    """
+    if max_iterations < 1:
+        raise ValueError(f"kmeans_iterations={max_iterations}: expected at least 1, the default is 100")
 
     def fit(params, state, latents, key):
         del params, state

@@ -9,7 +9,7 @@ import numpy as np
 
 from vpvae_jax.modality import label
 from vpvae_jax.reporting.collection import Line
-from vpvae_jax.reporting.tables import of_at_most
+from vpvae_jax.reporting.tables import with_equal_use
 
 _LOGARITHMIC = ("l1", "lpips", "stft", "gradient_norm")
 _CURVES = {
@@ -60,7 +60,7 @@ def draw_code_usage(titled: Mapping[str, Line]) -> matplotlib.figure.Figure:
         shares = np.sort(evaluation.counts)[::-1] / evaluation.counts.sum()
         axes.stairs(shares, fill=True)  # a bar for each code takes half a minute for 16,384
         axes.axhline(1 / len(shares), color="black", linewidth=0.8, linestyle="--", label="all codes alike")
-        usage = of_at_most(f"CVU {evaluation.results['cvu']:.3f}", line.cvu_ceiling)
+        usage = with_equal_use(f"CVU {evaluation.results['cvu']:.3f}", line.cvu_ceiling)
         used = f"{np.count_nonzero(evaluation.counts)} of {len(evaluation.counts)} codes used"
         axes.set(
             title=f"{label(title)}: {usage} with {line.counts['num_tokens']} tokens, {used}",

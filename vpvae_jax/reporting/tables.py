@@ -33,12 +33,12 @@ def mean_and_deviation(scores: Iterable[float | None], decimals: int) -> str:
 def score(metric: Metric, value: float | None, cvu_ceiling: float) -> str:
     """A metric's value; CVU with the value that equal use of all codes is expected to reach."""
     text = number(value, metric.decimals)
-    return of_at_most(text, cvu_ceiling) if metric.key == CVU.key else text
+    return with_equal_use(text, cvu_ceiling) if metric.key == CVU.key else text
 
 
-def of_at_most(text: str, ceiling: float) -> str:
+def with_equal_use(text: str, ceiling: float) -> str:
     """A CVU with the value that equal use of all codes is expected to reach; see `codebooks.usage.cvu_ceiling`."""
-    return f"{text} of at most {number(ceiling, CVU.decimals)}"
+    return f"{text} (equal use {number(ceiling, CVU.decimals)})"
 
 
 def visible(text: str) -> str:

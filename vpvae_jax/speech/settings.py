@@ -12,7 +12,7 @@ _CODEC = "public code of arXiv 2504.04949"
 _CROP = 115_200  # samples, 7.2 s
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class SpeechData(Data):
     """Recordings and how they are cropped."""
 
@@ -46,7 +46,7 @@ class SpeechData(Data):
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class SQCodec:
     """The network for speech; its hop is the product of the strides."""
 
@@ -110,7 +110,7 @@ class SQCodec:
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class SpeechLoss:
     """The reconstruction loss of speech."""
 
@@ -121,13 +121,13 @@ class SpeechLoss:
         1.0, "Weight of Whisper's features; 0 trains without them.", bound=NOT_NEGATIVE, source=_PAPER
     )
     whisper_weights: str = setting(
-        "openai/whisper-tiny.en",
+        "",
         "Weights of Whisper: a safetensors file, or openai/whisper-tiny.en.",
         affects="nothing",
     )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class SpeechEval(Eval):
     """How reconstructed speech is scored."""
 

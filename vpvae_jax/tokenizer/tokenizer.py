@@ -20,7 +20,7 @@ from vpvae_jax.config import schema
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
-from vpvae_jax.runtime.errors import CheckpointError, DataError
+from vpvae_jax.runtime.errors import CheckpointError, ConfigError, DataError
 from vpvae_jax.runtime.files import sha256
 
 _WEIGHTS = "weights.safetensors"
@@ -182,8 +182,10 @@ class Tokenizer:
                 raise ValueError(f"{_WEIGHTS} has changed since it was written")
             flat = safetensors.numpy.load_file(directory / _WEIGHTS)
             weights = flax.traverse_util.unflatten_dict(flat, sep="/")
-            experiment = Experiment(schema.from_dict(description["config"]))
+            experiment = Experiment(schema.from_dict(description["config"]), is_training=False)
             return cls(experiment, weights["network"], weights["codebook"], description["step"])
+        except ConfigError as error:
+            raise CheckpointError(f"the tokenizer in {directory} cannot be used: {error}") from error
         except Exception as error:  # of safetensors, of JSON, of what the config is taken for
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(

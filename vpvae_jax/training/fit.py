@@ -76,6 +76,10 @@ def fit_codebook(experiment: Experiment, workdir: pathlib.Path, step: int | None
         if processes.lost_peer(error):
             raise
         raise ConfigError(str(error)) from error
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((params["network"], codebook))):
+        raise CheckpointError(
+            f"step {int(state.step)} has parameters or codes that are not finite: train again in a new --workdir"
+        )
     num_distinct = len(np.unique(quantizer.decode(codebook, jnp.arange(quantizer.codebook_size)), axis=0))
     if num_distinct < quantizer.codebook_size:
         _LOG.warning(
