@@ -12,7 +12,7 @@ from benchmarks import charts, scaling
 from tests import tiny
 
 HELPERS = {"__init__", "collectives", "reporting", "smoke", "torch_twin"}
-SLOW = {"memory", "scaling", "train_step"}  # more than 10 s each
+SLOW = {"memory", "perturb", "scaling", "train_step"}  # more than 5 s each
 PEERS = {"kmeans": ("sklearn", "torch"), "train_step": ("torch",)}  # of the extra `benchmark`
 BENCHMARKS = [
     pytest.param(path.stem, marks=[pytest.mark.system] * (path.stem in SLOW))
@@ -52,6 +52,7 @@ def test_smoke(name, smoke_lines):
         assert all({"what", "machine", "jax_version", "date"} <= json.loads(line).keys() for line in lines)
 
 
+@pytest.mark.system
 def test_both_peers_of_the_sampler_are_measured(smoke_lines):
     pytest.importorskip("torch", reason="needs the extra `benchmark`")
     (line,) = [json.loads(line) for line in smoke_lines("perturb") if "latents_per_second" in line]

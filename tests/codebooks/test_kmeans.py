@@ -19,6 +19,7 @@ def small_points(n=300, dim=2, seed=0):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.system) for seed in (1, 2))])
+@pytest.mark.system
 def test_distortion_on_normal_latents(seed):
     points_key, key = jax.random.split(jax.random.key(seed))
     points = jax.random.normal(points_key, (12_288, 3))
@@ -113,6 +114,7 @@ def test_clusters_that_start_empty_are_used_in_the_end(monkeypatch):
     assert float(info.mean_squared_distance) < 0.6 * squared_distances(points, start[:5]).min(axis=1).mean()
 
 
+@pytest.mark.system
 def test_iterations_never_increase_the_error():
     points = small_points(2000)
     # A lower tolerance only prolongs the same run.
@@ -151,6 +153,7 @@ def test_seeds_follow_the_squared_distance(seeding):
     assert (np.asarray(seeds) == 50.0).any()
 
 
+@pytest.mark.system
 def test_weights_stand_for_repeated_points():
     points, weights = jnp.array([[0.0], [1.0], [10.0]]), jnp.array([1.0, 60.0, 2.0])
     repeated = jnp.repeat(points, weights.astype(int), axis=0)

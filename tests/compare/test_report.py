@@ -108,6 +108,7 @@ class TestOutputDistribution:
         assert counts.sum() == 100_000
         np.testing.assert_allclose(counts / 12_500, 1, atol=0.04)
 
+    @pytest.mark.system
     def test_noise_leaves_the_ends_of_symmetric_fsq_thin(self):
         outputs = uniform_outputs(fsq((4,), symmetric=True, noise_rate=1.0), jax.random.key(0), 100_000)
         assert outputs.max() == pytest.approx(1.25, abs=0.01)  # half a step of noise beyond the end

@@ -38,7 +38,7 @@ def _records(sizes):
     return records
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.system), 3])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(3, marks=pytest.mark.system)])
 def test_metrics_are_those_of_an_independent_computation(tokenizer, batch_size, lpips_file):
     records = _records([(32, 32)] * 4)
     scorer = ImageScorer(lpips_weights=lpips_file if batch_size > 1 else "")

@@ -30,6 +30,7 @@ def _random(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+@pytest.mark.system
 def test_the_published_network_has_10_31_million_parameters_in_the_published_shares():
     encoder = jax.eval_shape(SQCodecEncoder().init, jax.random.key(0), jnp.zeros((1, 960)))["params"]
     decoder = jax.eval_shape(SQCodecDecoder().init, jax.random.key(0), jnp.zeros((1, 10, 128)))["params"]

@@ -121,6 +121,7 @@ class TestShapes:
         assert z.shape == (2, *tokens, 10)
         assert reconstruction.shape == images.shape
 
+    @pytest.mark.system
     def test_output_has_no_bound(self):
         """No tanh at the end: scaling the last layer scales the output."""
         network = small_autoencoder()

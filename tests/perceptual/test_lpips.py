@@ -70,6 +70,7 @@ class TestDistance:
         np.testing.assert_allclose(distances(loaded, x, x), 0.0, atol=1e-12)  # 0 but for the order of sums
         np.testing.assert_allclose(distances(loaded, x, y), distances(loaded, y, x), rtol=1e-6)
 
+    @pytest.mark.system
     def test_bfloat16_is_near_and_gives_float32(self, loaded):
         x, y = make_lpips.images()
         network, params = loaded

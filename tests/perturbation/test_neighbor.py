@@ -9,7 +9,10 @@ from vpvae_jax.perturbation.neighbor import perturb_to_neighbor
 
 
 @pytest.mark.parametrize("search", [neighbor_at_rank, brute_force.neighbor_at_rank])
-@pytest.mark.parametrize(("num_samples", "num_queries", "dim"), [(500, 37, 1), (20_000, 900, 3), (64, 5, 7)])
+@pytest.mark.parametrize(
+    ("num_samples", "num_queries", "dim"),
+    [(500, 37, 1), pytest.param(20_000, 900, 3, marks=pytest.mark.system), (64, 5, 7)],
+)
 def test_neighbor_at_rank_against_a_full_sort(search, num_samples, num_queries, dim):
     rng = np.random.default_rng(0)
     samples = rng.normal(size=(num_samples, dim)).astype(np.float32)

@@ -1,11 +1,21 @@
-"""Eight devices give what one gives: on Auto axes, on Explicit axes, and inside a caller's `shard_map`."""
+"""Eight devices give what one gives: on Auto axes, on Explicit axes, and inside a caller's `shard_map`.
+
+On a mesh of one device JAX checks the same types; `test_protocol.py` traces every method there.
+"""
 
 import os
 import subprocess
 import sys
 import textwrap
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import vpvae_jax
 
 SETUP = """
     import jax, jax.numpy as jnp, numpy as np
@@ -149,3 +159,45 @@ def test_eight_devices(code):
     code = textwrap.dedent(SETUP) + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=400, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """The default mesh of one device, with an Explicit axis; a batch of latents on it; the samples of a memory."""
+    mesh = jax.make_mesh((1,), ("data",))
+    z = jax.random.normal(jax.random.key(1), (64, 3))
+    return mesh, jax.device_put(z, NamedSharding(mesh, P("data"))), vpvae_jax.memory_init(jax.random.key(0), 512, 3)
+
+
+KEY = jax.random.key(0)
+SEARCHES = {
+    "perturb": lambda samples, z: vpvae_jax.perturb(KEY, samples, z, k_radius=48)[0],
+    "neighbor": lambda samples, z: vpvae_jax.perturb_to_neighbor(KEY, samples, z, k_radius=48)[0],
+    "distances": lambda samples, z: vpvae_jax.neighbor_distances(samples, z, (1, 8)),
+    "assign": lambda samples, z: vpvae_jax.assign(samples[:16], z),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_explicit_axes_and_shard_map_of_one_device(mesh, name):
+    """Only traced: that is where JAX raises."""
+    mesh, z, memory = mesh
+
+    def search(z):
+        found = SEARCHES[name](memory.samples, z)
+        assert jax.typeof(found).sharding.spec[0] == "data"
+        return found
+
+    jax.eval_shape(search, z)
+    alone = jax.eval_shape(SEARCHES[name], memory.samples, z)
+    by_share = jax.shard_map(SEARCHES[name], mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    assert jax.eval_shape(by_share, memory.samples, z).shape == alone.shape
+
+
+def test_kmeans_and_the_memory_on_one_device_with_explicit_axes(mesh):
+    mesh, z, memory = mesh
+    jax.eval_shape(lambda z: vpvae_jax.kmeans(KEY, z, 4), z)
+    fit = jax.shard_map(lambda z: vpvae_jax.kmeans(KEY, z, 4)[0], mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    assert jax.eval_shape(fit, z).shape == (4, 3)
+    pushed = vpvae_jax.memory_push(memory, z)
+    np.testing.assert_array_equal(pushed.samples, vpvae_jax.memory_push(memory, jnp.asarray(np.asarray(z))).samples)

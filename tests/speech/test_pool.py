@@ -136,6 +136,7 @@ def test_an_utterance_that_kills_every_process_fails_alone(pool):
     assert set(deadly.failures.values()) == {"the scoring process died 2 times, last with exit code -11"}
 
 
+@pytest.mark.system
 def test_a_process_that_is_killed_while_idle_costs_nothing(pool):
     """With none at work pebble gives up its pool: at the next utterance, or with utterances in the queue."""
     os.kill(score_one(pool), signal.SIGKILL)
@@ -150,6 +151,7 @@ def test_a_process_that_is_killed_while_idle_costs_nothing(pool):
     assert all(set(result.scores) == set(ALL) for result in results)
 
 
+@pytest.mark.system
 def test_an_utterance_that_the_pool_lost_is_scored_by_another(pool, monkeypatch):
     score_one(pool)
     lost = pool._pool
@@ -161,7 +163,28 @@ def test_an_utterance_that_the_pool_lost_is_scored_by_another(pool, monkeypatch)
     assert pool._pool is not lost
 
 
+def test_a_process_that_dies_while_it_starts_costs_nothing(tmp_path, monkeypatch):
+    """Nor does the next, once an utterance was scored between them. Neither is a death of the utterance."""
+    start, starts = scoring._SpawnProcess.start, []
+
+    def start_and_die_first_and_fourth(process):
+        start(process)
+        starts.append(process)
+        if len(starts) in (1, 4):
+            process.kill()
+
+    monkeypatch.setattr(scoring._SpawnProcess, "start", start_and_die_first_and_fourth)
+    with ScoringPool(CHEAP, num_workers=1) as pool:
+        for name in ("first", "second"):  # each also kills a process once, so that another starts
+            pool.submit(name, Deadly(SPEECH, tmp_path / name), {"": SPEECH})
+            (result,) = pool.results()
+            assert set(result.scores) == set(CHEAP)
+            assert not result.failures
+    assert len(starts) == 5
+
+
 def test_processes_that_die_before_they_score_are_reported(monkeypatch):
+    """What is killed for memory prints nothing, so the error names memory."""
     start = scoring._SpawnProcess.start
 
     def start_and_die(process):
@@ -172,7 +195,7 @@ def test_processes_that_die_before_they_score_are_reported(monkeypatch):
     monkeypatch.setattr(scoring._SpawnProcess, "start", start_and_die)
     with ScoringPool(CHEAP, num_workers=2) as pool:
         pool.submit("x", SPEECH, {"": SPEECH})
-        with pytest.raises(UserError, match="die before they can score, see above"):
+        with pytest.raises(UserError, match=r"die before they can score, see above \(too little memory\?\)"):
             list(pool.results())
         monkeypatch.undo()
     assert not process_ids() - before

@@ -72,6 +72,7 @@ def test_the_start_does_not_depend_on_what_follows_much_later(codec):
     assert (ours[:, 90 * HOP : 95 * HOP] != theirs[:, 90 * HOP : 95 * HOP]).any()
 
 
+@pytest.mark.system
 def test_two_shapes_serve_all_lengths(codec):
     for samples in (100, 20_000, 20_096, 31_000):
         codec.decode(codec.encode(np.full((1, samples), 0.1, np.float32)))

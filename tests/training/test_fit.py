@@ -38,9 +38,8 @@ def test_latents_that_are_not_finite_are_refused(tmp_path):
         fit.fit_codebook(run, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["fsq", "vq"])
-def test_parameters_that_are_not_finite_are_refused_where_no_latents_are_read(tmp_path, name):
-    run = tiny.experiment("", f"quantizer={name},codebook_size=16")
+def test_parameters_that_are_not_finite_are_refused_where_no_latents_are_read(tmp_path):
+    run = tiny.experiment("", "quantizer=fsq,codebook_size=16")
 
     def spoil(state):
         leaves, tree = jax.tree.flatten(state.params["network"])

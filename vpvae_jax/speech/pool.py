@@ -56,9 +56,11 @@ class ScoringPool:
                 pool.submit(name, original, {"": quantized, "_continuous": continuous})
             scored = list(pool.results())
 
-    A process that dies (a crash in C code, killed for memory) costs its utterance a retry in a fresh process; if that
-    dies too, the utterance fails in every metric. The others are scored. Leaving the context, by Ctrl-C or otherwise,
-    ends all processes and drops what they are computing.
+    A process that dies while it scores (a crash in C code, killed for memory) costs its utterance a retry in a fresh
+    process; if that dies too, the utterance fails in every metric. The others are scored. A process that dies while it
+    starts or waits costs nothing. If none is at work and that happens twice before an utterance is scored, `results`
+    and `submit` raise: no process can run here. Leaving the context, by Ctrl-C or otherwise, ends all processes and
+    drops what they are computing.
 
     Processes are spawned: a script that makes a pool needs `if __name__ == "__main__":`.
     """

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from vpvae_jax.neighbors.cpu import kd_kernels, kd_tree
+from vpvae_jax.neighbors.cpu import tree as backend
 from vpvae_jax.neighbors.cpu.kd_tree import KDTree
 
 RANKS = np.array([1, 8, 48])
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 def draw(num, dim, seed=0):
@@ -153,32 +155,51 @@ def test_points_that_are_not_finite_are_refused_and_change_nothing(num_changed, 
     assert tree.update(points)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_searches(monkeypatch):
-    """Threads do not survive a fork; a child that waited for those of its parent would hang."""
-    monkeypatch.setattr(kd_tree, "_num_workers", lambda: 2)
-    points, queries = draw(3000, 3), draw(2000, 3, seed=1)
-    tree = KDTree(points)
-    expected = tree.distances(queries, RANKS)  # the parent's threads are running now
+def holds_in_a_forked_child(predicate):
+    """Whether the predicate holds in a child of this process; False if it hangs there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # JAX and Python warn of forks of processes with threads
         child = os.fork()
     if child == 0:
         status = 1
         try:
-            status = 0 if np.array_equal(tree.distances(queries, RANKS), expected) else 2
+            status = 0 if predicate() else 2
         finally:
             os._exit(status)
     for _ in range(600):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            break
+            return os.waitstatus_to_exitcode(status) == 0
         time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@needs_fork
+def test_a_forked_child_searches(monkeypatch):
+    """Threads do not survive a fork; a child that waited for those of its parent would hang."""
+    monkeypatch.setattr(kd_tree, "_num_workers", lambda: 2)
+    points, queries = draw(3000, 3), draw(2000, 3, seed=1)
+    tree = KDTree(points)
+    expected = tree.distances(queries, RANKS)  # the parent's threads are running now
+    assert holds_in_a_forked_child(lambda: np.array_equal(tree.distances(queries, RANKS), expected))
+
+
+@needs_fork
+def test_a_child_forked_while_its_parent_searches_makes_a_tree_of_its_own():
+    """The copy of the lock stays held in the child, and the copy of the tree may be half updated."""
+    points, queries = draw(300, 3), draw(20, 3, seed=1)
+    with backend._tree_of(points) as parents:
+        expected = parents.distances(queries, RANKS)
+
+        def search():
+            with backend._tree_of(points) as mine:
+                return mine is not parents and np.array_equal(mine.distances(queries, RANKS), expected)
+
+        assert holds_in_a_forked_child(search)
+    with backend._tree_of(points) as kept:
+        assert kept is parents
 
 
 def test_a_full_disk_under_the_cache_of_numba_is_no_error(monkeypatch):
