@@ -189,7 +189,7 @@ def test_a_length_that_is_no_multiple_of_the_window_changes_nothing_before_it():
     np.testing.assert_allclose(_transformer(x, 4)[:, :10], _transformer(x[:, :10], 4), atol=1e-5)
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_biases_of_the_first_layer_keep_the_gradient_at_silence_small():
     """With norms upon norms, whatever is left of a signal that is nearly silent is magnified, and its gradient."""
     loud = 0.3 * _random(1, 960)

@@ -502,7 +502,7 @@ def test_a_memory_of_1310720_latents(large):
     assert np.isfinite(z_tilde).all()
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_brute_force_agrees_with_the_tree_on_1310720_latents(large):
     samples, z = large
     before = peak_memory_gib()

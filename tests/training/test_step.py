@@ -160,7 +160,7 @@ def test_batch_that_cannot_be_cut():
         tiny.experiment("", train__accumulation_steps=3)
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_eight_devices_accumulate_as_one_does(tmp_path, data_dir):
     """Without accumulation: tests/test_distributed.py."""
     sizes = {"train__batch_size": 16, "train__accumulation_steps": 2}
