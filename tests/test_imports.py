@@ -29,6 +29,7 @@ print(z_tilde.shape, *sorted({name.partition(".")[0] for name in set(sys.modules
 """
 
 
+@pytest.mark.system
 def test_the_sampler_needs_jax_numpy_and_numba_only():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, cwd=root, timeout=120)

@@ -238,6 +238,7 @@ def test_another_config_is_refused_and_named(trained, data_dir):
     assert (trained / "config.json").read_bytes() == before
 
 
+@pytest.mark.system
 def test_later_modes_record_the_training_they_belong_to(trained, tmp_path, data_dir):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)

@@ -491,6 +491,7 @@ def large(monkeypatch):
     return samples, jax.random.normal(jax.random.key(1), (1024, LARGE["dim"]))
 
 
+@pytest.mark.system
 def test_a_memory_of_1310720_latents(large):
     samples, z = large
     before = peak_memory_gib()

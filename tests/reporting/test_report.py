@@ -353,6 +353,7 @@ document.title = JSON.stringify(result);
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.system
 def test_in_a_browser(workdirs, tmp_path):
     """Opened from disk: every picture loads, a click on a head sorts, a pointer magnifies a row, nothing fails."""
     runs, _ = read_runs([workdirs[0], workdirs[2]])

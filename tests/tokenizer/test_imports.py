@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests import tiny
 
 HEAVY = {"tensorflow_datasets", "tensorflow", "orbax", "grain", "matplotlib", "array_record"}
@@ -17,6 +19,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
+@pytest.mark.system
 def test_loading_and_using_a_tokenizer_needs_no_reader_no_checkpoints_and_no_plots(trained):
     words = [sys.executable, "-c", USE, str(trained / "tokenizer")]
     done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, check=False)

@@ -50,6 +50,7 @@ def test_parameters_that_are_not_finite_are_refused_where_no_latents_are_read(tm
         fit.fit_codebook(run, tmp_path)
 
 
+@pytest.mark.system
 def test_the_running_mean_of_the_parameters_becomes_the_tokenizer(tmp_path):
     run = tiny.experiment("", codebook__source="memory", train__ema_decay=0.9)
     _checkpointed(run, tmp_path, lambda state: state._replace(ema_params=jax.tree.map(jnp.zeros_like, state.params)))

@@ -87,8 +87,8 @@ def clipped():
     return jax.jit(step), new_state(run)
 
 
-def test_the_draws_of_a_step_depend_on_the_step_alone(clipped):
-    jitted, state = clipped
+def test_the_draws_of_a_step_depend_on_the_step_alone(with_mean):
+    jitted, state = with_mean
     _, first = jitted(state, _images())
     _, again = jitted(state, _images())
     _, later = jitted(state._replace(step=state.step + 1), _images())
@@ -108,6 +108,7 @@ def test_bfloat16_network_keeps_quantizer_and_parameters_in_float32():
     assert not np.array_equal(pushed, pushed.astype(jnp.bfloat16).astype(jnp.float32))
 
 
+@pytest.mark.system
 def test_clipping_bounds_the_gradient_that_adam_sees(clipped):
     jitted, start = clipped
     state, metrics = jitted(start, _images())
