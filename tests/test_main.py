@@ -86,6 +86,7 @@ def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
         assert (workdir / made).read_bytes() == (trained / made).read_bytes()
 
 
+@pytest.mark.system
 def test_codebook_from_memory_differs_from_codebook_from_data(trained, tmp_path, data_dir):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)

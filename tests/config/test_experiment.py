@@ -12,7 +12,10 @@ from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.config.files import load_config
 from vpvae_jax.runtime.errors import ConfigError
 
-CONFIGS = sorted((tiny.ROOT / "configs").glob("*.py"))
+CONFIGS = [
+    pytest.param(path, marks=[pytest.mark.system] * (path.stem == "librispeech"), id=path.stem)  # seconds
+    for path in sorted((tiny.ROOT / "configs").glob("*.py"))
+]
 
 
 def photos(argument="", **values):
@@ -199,7 +202,7 @@ class TestNetwork:
         assert photos(**{"model.channel_multipliers": multipliers}).modality.stride == stride
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS)
 def test_every_config_builds(path):
     run = Experiment(load_config(path))
     modality, network = run.modality, run.network

@@ -83,6 +83,7 @@ class TestPaperNetwork:
         assert count([params["decoder"], params["up"]]) / 1e6 == pytest.approx(40.25, abs=0.01)
         assert count(params) == 67_651_759
 
+    @pytest.mark.system
     def test_tokens_of_256_pixels(self):
         network = Autoencoder(VQGANEncoder(), VQGANDecoder(), 4, 4)
         images = jnp.zeros((1, 256, 256, 3))
@@ -252,6 +253,7 @@ class TestPrecision:
             assert (gradient != 0).any(), path
 
 
+@pytest.mark.system
 def test_images_of_a_batch_do_not_mix():
     network = small_autoencoder()
     params, images = random_params(network, 1, 16, 16, 3), noise(3, 8, 8, 3)

@@ -450,6 +450,7 @@ def test_64_bit_mode_changes_nothing():
     np.testing.assert_array_equal(wide, expected[0])
 
 
+@pytest.mark.system
 def test_perturb_under_vmap_scan_and_remat():
     (key, samples, z), settings = small_step(n=16)
     keys = jax.random.split(key, 3)

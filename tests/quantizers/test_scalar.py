@@ -59,6 +59,7 @@ def test_fsp_vector_acceptance_moves_all_of_a_latent_or_nothing():
     np.testing.assert_allclose(by_vector, [[0.5, 0.99], [0.625, 0.625], [0.625, 0.875]], rtol=1e-6)
 
 
+@pytest.mark.system
 def test_fsp_norm_aims_at_the_variance_of_the_activation():
     z = jax.random.normal(KEY, (4096, 2))
     for activation in ("tanh", "normal", "laplace", "sigmoid"):
@@ -139,6 +140,7 @@ def test_tokenbridge_divergence_by_hand():
     np.testing.assert_allclose(loss, 0.1 * (0.5 + 0.5 * (4 - 1 - np.log(4.0))) / 2, rtol=1e-6)
 
 
+@pytest.mark.system
 def test_tokenbridge_draws_from_the_posterior():
     mean, log_variance = np.array([0.5, -2.0]), np.log([0.25, 4.0])
     z = jnp.tile(jnp.concatenate([mean, log_variance]), (40_000, 1))

@@ -13,6 +13,7 @@ from vpvae_jax.speech.spectrograms import WAVEFORMS, show_audio
 ROWS = ("original", "continuous", "quantized")
 
 
+@pytest.mark.system
 def test_each_example_has_its_own_files_whatever_its_name(tmp_path):
     names = ["голос.wav", "запись.wav", "a/b.wav", "a b.wav", "same", "same", "deep/" * 100 + "name.wav"]
     waveforms = np.random.default_rng(0).uniform(-1, 1, (len(names), 3, 1000)).astype(np.float32)

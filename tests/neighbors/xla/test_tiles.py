@@ -49,6 +49,7 @@ def test_repeated_collinear_and_tied_samples(small_tiles):
         assert_exact(samples, jnp.concatenate([samples[:9], samples[:9] + 0.5, draw(9, 3)]))
 
 
+@pytest.mark.system
 def test_far_queries_and_clusters(small_tiles):
     clusters = jnp.concatenate([0.01 * draw(300, 4) + center for center in (-5.0, 0.0, 7.0)])
     assert_exact(clusters, jnp.concatenate([clusters[::50], 100 * draw(9, 4)]))
