@@ -114,7 +114,7 @@ def settings_hash(config: Config) -> str:
     Of a metric's file of weights only its presence counts, not its path.
     """
     keys = config.keys_that_affect("state", "codebook", "metrics")
-    modality = Experiment(config).modality
+    modality = Experiment(config, is_training=False).modality  # whatever devices are at hand
     needs = {f"eval.{metric.needs}": metric.needs for metric in modality.metrics if metric.needs}
     settings = {
         key: bool(modality.weights_of(needs[key])) if key in needs else value
