@@ -91,7 +91,7 @@ def _lines(workdir):
 
 
 def _weights(workdir):
-    return safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")
+    return safetensors.numpy.load_file(tiny.tokenizer(workdir) / "weights.safetensors")
 
 
 def _assert_same_run(workdir, other):
@@ -135,7 +135,9 @@ def _memory(workdir, data_dir):
         return checkpoints.restore(abstract_state(tiny.experiment(data_dir)), step=8).quantizer_state.memory
 
 
-@pytest.mark.parametrize("layout", [(1, 8), pytest.param((2, 4), marks=pytest.mark.reliability), (2, 1)])
+@pytest.mark.parametrize(
+    "layout", [(2, 1), *(pytest.param(each, marks=pytest.mark.reliability) for each in ((1, 8), (2, 4)))]
+)
 def test_the_run_does_not_depend_on_where_it_runs(layouts, data_dir, layout):
     """Nor do the latents in its memory, to 1e-4."""
     alone, many = layouts[1, 1], layouts[layout]
@@ -164,8 +166,8 @@ def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
         workdir = tmp_path / f"by-{num_processes}"
         shutil.copytree(layouts[1, 1], workdir)
         _run(workdir, data_dir, mode="evaluate", num_processes=num_processes, eval__num_pictures=3, **data)
-        results.append(json.loads((workdir / "eval" / "pictures-all.json").read_text()))
-        arrays.append(dict(np.load(workdir / "eval" / "pictures-all.npz")))
+        results.append(json.loads(tiny.evaluation(workdir, "pictures-all").read_text()))
+        arrays.append(dict(np.load(tiny.evaluation(workdir, "pictures-all").with_suffix(".npz"))))
     expected, found = results
     assert [example["name"] for example in found["examples"]] == [f"{number}.png" for number in range(1, 5)]
     for name in ("psnr_db", "ssim", "psnr_db_continuous", "cvu"):
@@ -182,13 +184,14 @@ def test_an_evaluation_is_shared_by_the_processes(layouts, tmp_path, data_dir):
         np.testing.assert_array_equal(arrays[1][name], arrays[0][name], err_msg=name)
 
 
-@pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), pytest.param(2, True, marks=pytest.mark.reliability)])
+@pytest.mark.reliability
+@pytest.mark.parametrize(("num_devices", "is_cut"), [(8, False), (2, True)])
 def test_a_run_resumes_with_other_devices(layouts, tmp_path, data_dir, num_devices, is_cut):
     """And with parameters cut over them that were whole before."""
     workdir = tmp_path / "run"
     shutil.copytree(layouts[1, 1], workdir)
     shutil.rmtree(workdir / "checkpoints" / str(NUM_STEPS))
-    shutil.rmtree(workdir / "tokenizer")
+    shutil.rmtree(workdir / "tokenizers")
     _run(workdir, data_dir, num_devices=num_devices, train__shard_params=is_cut)
     _assert_alike(workdir, layouts[1, 1])
 
@@ -197,7 +200,7 @@ def test_a_run_resumes_with_other_devices(layouts, tmp_path, data_dir, num_devic
 def test_the_codebook_of_the_same_network_does_not_depend_on_where_it_is_fitted(layouts, tmp_path, data_dir, layout):
     workdir = tmp_path / "run"
     shutil.copytree(layouts[1, 1], workdir)
-    shutil.rmtree(workdir / "tokenizer")
+    shutil.rmtree(workdir / "tokenizers")
     num_processes, num_devices = layout
     _run(workdir, data_dir, mode="fit_codebook", num_processes=num_processes, num_devices=num_devices)
     np.testing.assert_allclose(_weights(workdir)["codebook"], _weights(layouts[1, 1])["codebook"], atol=1e-5)
@@ -226,10 +229,8 @@ def _wait_until(is_time, processes, seconds=240):
         time.sleep(0.01)
 
 
-_SIGTERMS = [(2, 1), *(pytest.param(*each, marks=pytest.mark.reliability) for each in ((1, 1), (2, 2)))]
-
-
-@pytest.mark.parametrize(("num_processes", "num_asked"), _SIGTERMS)
+@pytest.mark.reliability
+@pytest.mark.parametrize(("num_processes", "num_asked"), [(2, 1), (1, 1), (2, 2)])
 def test_sigterm_saves_and_ends_well(layouts, tmp_path, data_dir, num_processes, num_asked):
     """Within 30 s: that of one process is heard by all. The same command then ends where an undisturbed run does."""
     workdir = tmp_path / "run"

@@ -175,5 +175,5 @@ def test_the_tokenizer_of_the_pages_runs(code, trained, tmp_path):
     photo = tmp_path / "photo.jpg"
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(photo)
     scope = {}
-    exec(code.replace("runs/demo/tokenizer", str(trained / "tokenizer")).replace("photo.jpg", str(photo)), scope)
+    exec(code.replace("runs/demo", str(trained)).replace("photo.jpg", str(photo)), scope)
     assert scope["decoded"].shape == (1, 384, 512, 3)

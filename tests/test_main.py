@@ -13,11 +13,12 @@ import pytest
 import safetensors.numpy
 
 from tests import tiny
-from vpvae_jax import main
+from vpvae_jax import main, runs
+from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.files import load_config
 from vpvae_jax.quantizers import QUANTIZERS
 from vpvae_jax.runtime.errors import CheckpointError, ConfigError, DataError, TrainingDivergedError, UserError
-from vpvae_jax.tokenizer import Tokenizer
+from vpvae_jax.tokenizer import Tokenizer, storage
 
 
 def _noise_folder(folder, num_images=4, size=64):
@@ -44,17 +45,20 @@ def test_train_leaves_everything_that_is_promised(trained):
         "reconstructions.png",
         "curves.png",
         "code_usage.png",
-        "eval/photos-test.json",
-        "eval/photos-validation.json",
-        "tokenizer/weights.safetensors",
+        "tokenizers/k16-step6/weights.safetensors",
+        "tokenizers/k16-step6/tokenizer.json",
         "done.json",
     ):
         assert (trained / name).stat().st_size > 0, name
+    assert layout.current_tokenizer(trained) == "k16-step6"
     assert list((trained / "tensorboard").glob("events.*"))
     assert (trained / "checkpoints" / "6").is_dir()
-    results = json.loads((trained / "eval" / "photos-test.json").read_text())
+    results = json.loads(tiny.evaluation(trained, "photos-test").read_text())
     promised = {"psnr_db", "ssim", "psnr_db_continuous", "cvu", "codebook_size", "num_codes_used", "num_tokens"}
     assert promised | {"num_examples", "step", "config"} <= results.keys()
+    assert tiny.evaluation(trained, "photos-test").name.startswith("photos-test.k16-step6.2x64px.")
+    assert tiny.evaluation(trained, "photos-validation").exists()
+    assert results["tokenizer"] == {"name": "k16-step6", "sha256": storage.sha256(tiny.tokenizer(trained))}
     assert results["num_examples"] == 2
     assert results["num_tokens"] == 2 * (64 // 2) ** 2
     assert results["step"] == 6
@@ -68,7 +72,7 @@ def test_train_leaves_everything_that_is_promised(trained):
 def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    made = {"fit_codebook": "tokenizer", "evaluate": "eval", "report": "reconstructions.png"}[mode]
+    made = {"fit_codebook": "tokenizers", "evaluate": "eval", "report": "reconstructions.png"}[mode]
     path = workdir / made
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -76,11 +80,11 @@ def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
 
     if mode == "fit_codebook":
         mine, theirs = (
-            safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, trained)
+            safetensors.numpy.load_file(tiny.tokenizer(d) / "weights.safetensors") for d in (workdir, trained)
         )
         assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
     elif mode == "evaluate":
-        mine, theirs = (json.loads((d / "eval" / "photos-test.json").read_text()) for d in (workdir, trained))
+        mine, theirs = (json.loads(tiny.evaluation(d, "photos-test").read_text()) for d in (workdir, trained))
         assert mine == theirs
     else:
         assert (workdir / made).read_bytes() == (trained / made).read_bytes()
@@ -91,7 +95,7 @@ def test_codebook_from_memory_differs_from_codebook_from_data(trained, tmp_path,
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     tiny.do(tiny.config(data_dir, codebook__source="memory"), workdir, "fit_codebook")
-    mine, theirs = (safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (workdir, trained))
+    mine, theirs = (safetensors.numpy.load_file(tiny.tokenizer(d) / "weights.safetensors") for d in (workdir, trained))
     assert mine["codebook"].shape == theirs["codebook"].shape
     assert not np.array_equal(mine["codebook"], theirs["codebook"])
 
@@ -101,31 +105,37 @@ def test_codebook_of_another_size_than_that_of_the_training(trained, tmp_path, d
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     tiny.do(tiny.config(data_dir, codebook__num_codes=24), workdir, "fit_codebook")
-    codebook = safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")["codebook"]
+    codebook = safetensors.numpy.load_file(tiny.tokenizer(workdir) / "weights.safetensors")["codebook"]
     assert codebook.shape == (24, 3)
-    tokenizer = Tokenizer.load(workdir / "tokenizer")
+    tokenizer = Tokenizer.load(workdir)
     assert tokenizer.codebook_size == 24
     _assert_every_index_comes_back(tokenizer)
 
     tiny.do(None, workdir, "evaluate")
-    results = json.loads((workdir / "eval" / "photos-test.json").read_text())
+    results = json.loads(tiny.evaluation(workdir, "photos-test", "k24-step6").read_text())
     assert results["codebook_size"] == 24
     assert 0 < results["num_codes_used"] <= 24
     assert np.isfinite(results["psnr_db"])
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "vp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.system if name in ("vq", "fsp") else pytest.mark.reliability)
+        for name in QUANTIZERS
+        if name != "vp"
+    ],
+)
 def test_every_method_goes_from_training_to_tokens(tmp_path, data_dir, name):
     config = tiny.config(
         data_dir, f"quantizer={name},codebook_size=16", train__num_steps=3, checkpoint__every=3, eval__splits=("test",)
     )
     tiny.do(config, tmp_path, "train")
-    results = json.loads((tmp_path / "eval" / "photos-test.json").read_text())
+    results = json.loads(tiny.evaluation(tmp_path, "photos-test").read_text())
     assert np.isfinite(results["psnr_db"])
     assert results["codebook_size"] == 16
     assert results["config"]["quantizer"]["name"] == name
-    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.codebook_size == 16
     _assert_every_index_comes_back(tokenizer)
 
@@ -136,7 +146,7 @@ def _assert_every_index_comes_back(tokenizer):
 
 
 def test_tokenizer_round_trip_from_a_work_directory(trained):
-    tokenizer = Tokenizer.load(trained / "tokenizer")
+    tokenizer = Tokenizer.load(trained)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
     indices = tokenizer.encode(images)
     assert indices.shape == (2, 16, 24)
@@ -160,17 +170,31 @@ def test_folder_with_damaged_images_trains_and_counts_them(tmp_path, data_dir, c
     (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:2000])
     config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
     tiny.do(config, tmp_path / "run", "train")
-    results = json.loads((tmp_path / "run" / "eval" / "photos-all.json").read_text())
+    results = json.loads((tiny.evaluation(tmp_path / "run", "photos-all")).read_text())
     assert (results["num_examples"], results["num_skipped"]) == (6, 2)
 
 
-def test_an_image_smaller_than_the_crop_is_named(tmp_path, data_dir):
+def test_too_many_images_smaller_than_the_crop_are_refused(tmp_path, data_dir):
     folder = _noise_folder(tmp_path / "photos")
     PIL.Image.new("RGB", (12, 40)).save(folder / "slim.png")
     config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
-    with pytest.raises(DataError, match=r"slim\.png has 12 x 40 pixels but the crop needs 64 x 64.*resize"):
+    with pytest.raises(
+        DataError, match=r"1 of 5 images cannot be used \(slim\.png has 12 x 40 pixels: too small for 64"
+    ):
         tiny.do(config, tmp_path / "run", "train")
     assert not (tmp_path / "run").exists()
+
+
+def test_few_small_images_are_skipped_and_counted(tmp_path, data_dir, capsys):
+    folder = _noise_folder(tmp_path / "photos", num_images=12)
+    PIL.Image.new("RGB", (12, 40)).save(folder / "slim.png")
+    (folder / "scan.tif").write_bytes(b"not read")
+    config = tiny.config(data_dir, data__source="folder", data__path=str(folder), eval__splits=("all",))
+    runs.assemble(config, tmp_path / "run", "train")
+    said = capsys.readouterr().out
+    assert f"reading 12 images of {folder} (passed over: 1 .tif) to train on" in said
+    assert "13 images" in said
+    assert "to evaluate as all, 1 of them too small and skipped" in said
 
 
 @pytest.mark.parametrize(
@@ -231,30 +255,25 @@ def test_another_config_is_refused_and_named(trained, data_dir):
     before = (trained / "config.json").read_bytes()
     with pytest.raises(ConfigError, match=r"seed is 1 but 0 there; train.learning_rate is 0.5 but"):
         tiny.do(tiny.config(data_dir, seed=1, train__learning_rate=0.5), trained, "train")
-    other_data = tiny.config(data_dir, data__source="folder", data__path=str(trained))
-    with pytest.raises(ConfigError, match=r"data.path is .* but  there; data.source is folder but tfds there"):
-        tiny.do(other_data, trained, "fit_codebook")
     with pytest.raises(ConfigError, match=r"model.channels is 16 but 8 there"):
         tiny.do(tiny.config(data_dir, model__channels=16), trained, "evaluate")
     assert (trained / "config.json").read_bytes() == before
 
 
-@pytest.mark.system
-def test_later_modes_record_the_training_they_belong_to(trained, tmp_path, data_dir):
-    workdir = tmp_path / "copy"
-    shutil.copytree(trained, workdir)
-    other = tiny.config(data_dir, train__num_steps=77, seed=5, eval__splits=("test",), data__eval_crop=32)
-    tiny.do(other, workdir, "evaluate")
-    recorded = json.loads((workdir / "eval" / "photos-test.json").read_text())["config"]
-    assert (recorded["train"]["num_steps"], recorded["seed"], recorded["data"]["eval_crop"]) == (6, 0, 32)
+def test_later_modes_start_from_the_stored_config(trained):
+    experiment = runs.assemble(None, trained, "evaluate", {"eval.splits": ("test",), "data.eval_crop": 32})
+    recorded = experiment.config
+    assert (recorded.train.num_steps, recorded.eval.splits, recorded.data.eval_crop) == (6, ("test",), 32)
+    with pytest.raises(ConfigError, match=r"seed is 5 but 0 there; train.num_steps is 77 but 6 there"):
+        runs.assemble(None, trained, "evaluate", {"seed": 5, "train.num_steps": 77})
 
 
-def test_results_without_checkpoints_are_not_overwritten_by_another_config(trained, tmp_path, data_dir):
-    workdir = tmp_path / "copy"
-    shutil.copytree(trained, workdir)
-    shutil.rmtree(workdir / "checkpoints")
+def test_a_stored_config_is_not_overwritten_by_another_one(tmp_path, data_dir):
+    layout.write_config(tiny.config(data_dir), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(ConfigError, match="seed is 1 but 0 there"):
-        tiny.do(tiny.config(data_dir, seed=1), workdir, "train")
+        tiny.do(tiny.config(data_dir, seed=1), tmp_path, "train")
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_training_set_that_changed_is_refused_on_resume(trained, tmp_path, data_dir):
@@ -271,19 +290,19 @@ def test_a_training_set_that_changed_is_refused_on_resume(trained, tmp_path, dat
 def test_damaged_evaluations_are_named(trained, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    archive = workdir / "eval" / "photos-test.npz"
+    archive = tiny.evaluation(workdir, "photos-test").with_suffix(".npz")
     archive.write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"photos-test\.npz is missing or damaged.*evaluate again"):
+    with pytest.raises(CheckpointError, match=r"photos-test\..*\.npz is missing or damaged.*evaluate again"):
         tiny.do(None, workdir, "report")
-    (workdir / "eval" / "photos-test.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"photos-test\.json is damaged"):
+    tiny.evaluation(workdir, "photos-test").write_text("{")
+    with pytest.raises(CheckpointError, match=r"photos-test\..*\.json is damaged"):
         tiny.do(None, workdir, "report")
 
 
 def test_each_mode_says_what_it_lacks(tmp_path, data_dir, trained):
     with pytest.raises(CheckpointError, match=r"holds no config\.json: train first"):
         tiny.do(None, tmp_path, "evaluate")
-    with pytest.raises(ConfigError, match="no config: expected --config"):
+    with pytest.raises(ConfigError, match=r"no config, and .* holds none: expected --config"):
         tiny.do(None, tmp_path, "train")
     shutil.copy(trained / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="holds no checkpoint: train first"):
@@ -337,9 +356,13 @@ def test_the_command_line_answers_a_mistake_with_one_line(words, message):
     assert "\n" not in str(caught.value)
 
 
-def test_settings_without_a_config_file():
-    with pytest.raises(UserError, match=r"--config\.seed without --config: settings go behind --config=photos"):
-        main.parse(["main", "--workdir=run", "--config.seed=3"])
+def test_settings_without_a_config_file_are_those_of_the_work_directory(trained):
+    words = ["--config.eval.splits=('test',)", "--config.debug.nans", "--noconfig.model.remat", "--config.seed=0"]
+    given = main.parse(["main", f"--workdir={trained}", "--mode=evaluate", *words])
+    assert given.config is None
+    assert main.overrides(given) == {"eval.splits": ("test",), "debug.nans": True, "model.remat": False, "seed": 0}
+    with pytest.raises(ConfigError, match=r"train.num_stepz is not a key of this config: did you mean train.num_steps"):
+        runs.assemble(None, trained, "evaluate", {"train.num_stepz": 3})
 
 
 def test_a_missing_work_directory_is_named():
@@ -409,11 +432,6 @@ def test_a_work_directory_of_an_earlier_version_is_named(tmp_path, trained):
         CheckpointError, match=r"config\.json cannot be used: it was stored by another version of vpvae_jax"
     ):
         tiny.do(None, tmp_path / "old", "evaluate")
-    described = json.loads((trained / "tokenizer" / "tokenizer.json").read_text())
-    del described["config"]["version"]
-    (tmp_path / "old" / "tokenizer" / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="stored by another version of vpvae_jax"):
-        Tokenizer.load(tmp_path / "old" / "tokenizer")
 
 
 def test_a_save_that_fails_does_not_also_show_the_writes_it_left_behind():
@@ -467,7 +485,7 @@ def test_a_full_disk_stops_cleanly_and_the_run_goes_on_after_room_is_made(tmp_pa
         undisturbed = tmp_path / "undisturbed"
         assert tiny.run(tiny.command(undisturbed, data_dir, **steps)).returncode == 0
         mine, theirs = (
-            safetensors.numpy.load_file(d / "tokenizer" / "weights.safetensors") for d in (disk / "run", undisturbed)
+            safetensors.numpy.load_file(tiny.tokenizer(d) / "weights.safetensors") for d in (disk / "run", undisturbed)
         )
         assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
     finally:
@@ -484,7 +502,7 @@ def _fill(path):
                 continue
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_debug_nans_names_the_operation(tmp_path, data_dir):
     done = tiny.run(tiny.command(tmp_path / "run", data_dir, debug__nans=True, train__learning_rate=1e30))
     assert done.returncode == 1
@@ -492,7 +510,7 @@ def test_debug_nans_names_the_operation(tmp_path, data_dir):
     assert done.stderr.splitlines()[-1].startswith("error: invalid value (nan) encountered in ")
 
 
-@pytest.mark.system
+@pytest.mark.reliability
 def test_a_profile_of_some_steps_is_left(tmp_path, data_dir):
     workdir = tmp_path / "run"
     done = tiny.run(tiny.command(workdir, data_dir, debug__profile_steps=2, eval__splits="('test',)"))

@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_tokenizer(trained):
     """Against the metric of tokens that are encoded and decoded here."""
     from vpvae_jax.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(trained / "tokenizer")
+    tokenizer = Tokenizer.load(trained)
     waveform = recording(NAMES[0])
     decoded = np.asarray(tokenizer.decode(tokenizer.encode(waveform[None])))[0, : waveform.size]
     each = next(example for example in _results(trained, "test")["examples"] if NAMES[0] in example["name"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.config.files import load_config
 from vpvae_jax.config.schema import Config
@@ -48,11 +49,12 @@ def experiment(data_dir, argument="", **overrides) -> Experiment:
     return Experiment(config(data_dir, argument, **overrides))
 
 
-def do(config: Config | None, workdir, mode="train") -> None:
-    """What the command line does with a config: None for that of the work directory."""
+def do(config: Config | None, workdir, mode="train", *, options=None, **overrides):
+    """What the command line does with a config: None for that of the work directory, with `overrides`."""
     from vpvae_jax import runs
 
-    runs.run(runs.assemble(config, workdir, mode), workdir, mode)
+    changed = {key.replace("__", "."): value for key, value in overrides.items()}
+    return runs.run(runs.assemble(config, workdir, mode, changed), workdir, mode, options or runs.Options())
 
 
 @contextlib.contextmanager
@@ -81,6 +83,17 @@ def count_builds() -> Iterator[list[str]]:
         count(experiment.optax, "adam", lambda *_: "optimizer")
         count(experiment.optax, "warmup_cosine_decay_schedule", lambda *_: "schedule")
         yield built
+
+
+def tokenizer(workdir) -> pathlib.Path:
+    """The directory of the current tokenizer of a run."""
+    return layout.tokenizer_of(workdir)
+
+
+def evaluation(workdir, data, tokenizer="*") -> pathlib.Path:
+    """The file of the only evaluation on some data, such as `photos-test`."""
+    (path,) = (workdir / "eval").glob(f"{data}.{tokenizer}.*.json")
+    return path
 
 
 def settings(data_dir, **overrides) -> dict:

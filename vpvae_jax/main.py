@@ -11,6 +11,7 @@ As several processes, one for each host or accelerator, with one --workdir that 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import pathlib
 import re
@@ -36,11 +37,20 @@ class Mode(NamedTuple):
     takes: tuple[str, ...] = ()  # further flags that it reads
 
 
-_OF_A_RUN = ("config", "distributed", "coordinator", "num_processes", "process_id")
+_OF_A_RUN = ("config", "override", "distributed", "coordinator", "num_processes", "process_id")
 MODES: Mapping[str, Mode] = {
-    "train": Mode("train, then fit the codebook, evaluate and report; resumes what it finds", ("workdir",), _OF_A_RUN),
-    "fit_codebook": Mode("fit a codebook to the newest checkpoint", ("workdir",), _OF_A_RUN),
-    "evaluate": Mode("evaluate the tokenizer, then report", ("workdir",), _OF_A_RUN),
+    "train": Mode(
+        "train, then fit the codebook, evaluate and report; resumes what it finds",
+        ("workdir",),
+        (*_OF_A_RUN, "init_from", "tokenizer"),
+    ),
+    "fit_codebook": Mode("fit a codebook to the newest checkpoint", ("workdir",), (*_OF_A_RUN, "tokenizer")),
+    "refit": Mode(
+        "fit codebooks of several sizes to one training, evaluate each, then report",
+        ("workdir", "codebook_sizes"),
+        _OF_A_RUN,
+    ),
+    "evaluate": Mode("evaluate the current or a named tokenizer, then report", ("workdir",), (*_OF_A_RUN, "tokenizer")),
     "report": Mode(
         "draw the report of --workdir again, or show the runs --runs=DIR,DIR side by side in --results=DIR",
         (),
@@ -106,6 +116,11 @@ def _define_flags(words: Sequence[str]) -> flags.FlagValues:
     define(flags.DEFINE_string, "coordinator", None, "HOST:PORT of process 0, where no cluster tells.")
     define(flags.DEFINE_integer, "num_processes", None, "Processes of the run, where no cluster tells.")
     define(flags.DEFINE_integer, "process_id", None, "Number of this process, from 0, where no cluster tells.")
+    define(flags.DEFINE_string, "init_from", None, "Begin with the parameters of this tokenizer or work directory.")
+    define(flags.DEFINE_string, "tokenizer", None, "Name of a tokenizer of the run; default the current one.")
+    define(flags.DEFINE_list, "codebook_sizes", None, "Numbers of codes, such as 64,256,1024.")
+    text = "KEY=VALUE that differs from the work directory's config; --config.KEY=VALUE without --config is the same."
+    define(flags.DEFINE_multi_string, "override", None, text)
     define(flags.DEFINE_string, "results", None, "Directory of tables and plots.")
     define(flags.DEFINE_list, "runs", None, "Work directories to show side by side.")
     define(flags.DEFINE_integer, "jobs", 1, "Runs at a time; they share the CPU cores.", lower_bound=1)
@@ -146,6 +161,8 @@ def parse(words: Sequence[str]) -> flags.FlagValues:
             files.append(f"--{match[1]}={find(match[2])}{match[3]}")
         else:
             others.append(word)
+    if not any(word.startswith("--config=") for word in files):
+        others = [_as_override(word) for word in others]
     words = [program, *files, *others]  # settings are of the file before them
     try:
         values = _define_flags(words)
@@ -177,6 +194,26 @@ def _check(values: flags.FlagValues, rest: list[str]) -> None:
         raise ConfigError("--mode=report needs either --workdir=DIR, or --runs=DIR,DIR with --results=DIR")
     if values.runs and not values.results:
         raise ConfigError("--runs without --results: name a directory for the report")
+    if values.codebook_sizes and not all(size.isdigit() and int(size) > 0 for size in values.codebook_sizes):
+        raise ConfigError(f"--codebook_sizes={','.join(values.codebook_sizes)}: expected numbers, such as 64,256")
+
+
+def _as_override(word: str) -> str:
+    """`--config.KEY=VALUE` as a change of the config that the work directory has."""
+    match = _CONFIG_WORD.match(word)
+    if not match:
+        return word
+    no, key, value = match.groups()
+    return f"--override={key}={not no if value is None else value}"
+
+
+def overrides(given: flags.FlagValues) -> dict[str, Any]:
+    """What a command line changes of the config that the work directory has, by dotted key."""
+    pairs = [text.partition("=") for text in given.override or ()]
+    if lacking := [key for key, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--override={lacking[0]}: expected KEY=VALUE")
+    changed = {key: _literal(value) for key, _, value in pairs}
+    return changed | ({"train.init_from": given.init_from} if given.init_from else {})
 
 
 def _explain(words: Sequence[str]) -> str:
@@ -189,13 +226,11 @@ def _explain(words: Sequence[str]) -> str:
         if (match := re.match(r"^--?comparison\.(\w+)", word)) and (complaint := explain(match[1])):
             return complaint
     place = next((word.partition("=")[2] for word in words if word.startswith("--config=")), "")
-    overrides = [match for word in words if (match := _CONFIG_WORD.match(word))]
-    if overrides and not place:
-        return f"--config.{overrides[0][2]} without --config: settings go behind --config=photos or another file"
+    settings = [match for word in words if (match := _CONFIG_WORD.match(word))]
     try:
         path, _, argument = place.partition(":")
         config = load_config(path, argument)
-        for match in overrides:
+        for match in settings:
             assign(config, match[2], not match[1] if match[3] is None else _literal(match[3]))
     except UserError as error:
         return str(error)
@@ -217,7 +252,7 @@ def _do(given: flags.FlagValues) -> None:
         value is not None for value in (given.coordinator, given.num_processes, given.process_id)
     )
     from vpvae_jax.runtime import processes
-    from vpvae_jax.runtime.preemption import Stopped, stop_on_sigterm
+    from vpvae_jax.runtime.preemption import INTERRUPTED, Stopped, stop_when_asked
 
     try:
         if is_distributed:
@@ -225,21 +260,22 @@ def _do(given: flags.FlagValues) -> None:
         elif given.mode == "compare":
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # end like Ctrl-C, with the runs under way
         else:
-            stop_on_sigterm()
+            stop_when_asked()
         _dispatch(given)
     except Stopped as stopped:
-        print(stopped, flush=True)
+        print(str(stopped) or f"asked to stop: {_where(given)}", flush=True)
         if not stopped.by_all:
-            os._exit(0)  # to leave otherwise is to wait for the other processes
+            os._exit(stopped.code)  # to leave otherwise is to wait for the other processes
+        sys.exit(stopped.code)
     except UserError as error:
         fail(str(error))
     except FloatingPointError as error:  # of debug.nans; the traceback names the line
         traceback.print_exc()
         fail(f"{error}: see the traceback; what was saved is from before")
     except KeyboardInterrupt:
-        fail("interrupted: run the same command again to resume from the last checkpoint")
+        fail(f"interrupted: {_where(given)}", INTERRUPTED)
     except OSError as error:
-        fail(f"{error}: fix it and run the same command again to resume, finished checkpoints are kept")
+        fail(f"{error}: fix it; {_where(given)}")
     except Exception as error:
         if reason := processes.lost_peer(error):
             fail(
@@ -274,10 +310,37 @@ def _dispatch(given: flags.FlagValues) -> None:
 
         print(*write_reports([_path(run) for run in given.runs], _path(given.results)), sep="\n")
     else:
-        from vpvae_jax import runs
+        _run(given)
 
-        workdir = _path(given.workdir)
-        runs.run(runs.assemble(given.config, workdir, given.mode), workdir, given.mode)
+
+def _run(given: flags.FlagValues) -> None:
+    """A mode of one run, which holds its work directory."""
+    from vpvae_jax import runs
+    from vpvae_jax.config.files import with_values
+    from vpvae_jax.runtime import processes
+    from vpvae_jax.runtime.lock import hold
+
+    processes.check_backend()
+    workdir, changed = _path(given.workdir), overrides(given)
+    if given.config is not None:
+        with_values(given.config, changed)
+    sizes = tuple(int(size) for size in given.codebook_sizes or ())
+    options = runs.Options(given.tokenizer or "", sizes)
+    experiment = runs.assemble(given.config, workdir, given.mode, changed)
+    with hold(workdir) if processes.is_first() else contextlib.nullcontext():
+        runs.run(experiment, workdir, given.mode, options)
+
+
+def _where(given: flags.FlagValues) -> str:
+    """What the work directory of a run has, and what to do: true at every moment."""
+    from vpvae_jax.config.workdir import newest_step
+
+    if not given.workdir or given.mode == "compare":
+        return "run the same command again"
+    step = newest_step(_path(given.workdir))
+    if step is None:
+        return "there is no checkpoint yet; run the same command again to start from the beginning"
+    return f"the checkpoint of step {step} is kept; run the same command again to resume"
 
 
 def _path(text: str) -> pathlib.Path:

@@ -50,14 +50,17 @@ class Data:
     """Where examples come from."""
 
     source: str = setting(
-        "tfds", "tfds: a prepared TFDS data set; folder: files below a folder.", choices=("tfds", "folder")
+        "tfds",
+        "tfds: a prepared TFDS data set; folder: files below a folder.",
+        choices=("tfds", "folder"),
+        affects="source",
     )
-    name: str = setting("", "With tfds: data set name, or path of a prepared version directory.")
-    path: str = setting("", "With folder: the folder, searched recursively.")
+    name: str = setting("", "With tfds: data set name, or path of a prepared version directory.", affects="source")
+    path: str = setting("", "With folder: the folder, searched recursively.", affects="source")
     data_dir: str | None = setting(
         None, "With tfds: where it was prepared; default ~/tensorflow_datasets or TFDS_DATA_DIR.", affects="nothing"
     )
-    train_split: str = setting("train", "Split to train on; TFDS slices and sums are allowed.")
+    train_split: str = setting("train", "Split to train on; TFDS slices and sums are allowed.", affects="source")
     crop: int = setting(256, "Side or length of a training crop.", bound=POSITIVE)
     eval_crop: int = setting(
         0, "What is evaluated of an example; 0 for all of it.", bound=NOT_NEGATIVE, affects="metrics"
@@ -74,6 +77,16 @@ class Eval:
     batch_size: int = setting(8, "Examples, or windows of a recording, at a time.", bound=POSITIVE, affects="nothing")
     num_pictures: int = setting(
         8, "Examples of a split that are kept and shown in the report.", bound=NOT_NEGATIVE, affects="nothing"
+    )
+    every: int = setting(
+        0,
+        "While training: steps from one evaluation of a few examples to the next; 0 for none.",
+        bound=NOT_NEGATIVE,
+        unit="steps",
+        affects="nothing",
+    )
+    num_watched: int = setting(
+        8, "Examples of the first split that are evaluated while training.", bound=POSITIVE, affects="nothing"
     )
 
 
@@ -181,17 +194,25 @@ class Modality(abc.ABC):
         """Endless iterator of batches in stored form; each process reads its rows."""
 
     @abc.abstractmethod
-    def check_source(self, source: Any, crop: int) -> None:
+    def check_source(self, source: Any, crop: int) -> int:
         """Raise DataError for records that would stop the run later.
 
         Args:
             source: records of a split.
             crop: largest crop that is cut from them; 0 for whole examples.
+
+        Returns:
+            How many are known to be skipped.
         """
 
     @abc.abstractmethod
     def batch_shape(self, batch_size: int, crop: int) -> "jax.ShapeDtypeStruct":
         """Shape and type of a batch in stored form."""
+
+    @property
+    @abc.abstractmethod
+    def eval_size(self) -> str:
+        """What is evaluated of an example, in a word: `256px`, `whole`."""
 
     @abc.abstractmethod
     def examples(self, source: Any) -> Examples:
@@ -208,6 +229,10 @@ class Modality(abc.ABC):
         Raises:
             ConfigError: weights of a metric that do not exist or cannot be read.
         """
+
+    @abc.abstractmethod
+    def first_metric(self, reconstruction: np.ndarray, original: np.ndarray) -> list[float]:
+        """The first of `metrics` of each example of a batch in stored form; without those that have no score."""
 
     @abc.abstractmethod
     def show(self, directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:

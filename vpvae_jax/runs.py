@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import pathlib
+import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.config.schema import Config
 from vpvae_jax.evaluation.evaluate import evaluate
-from vpvae_jax.evaluation.records import write_results
+from vpvae_jax.evaluation.records import evaluation_name, write_results
 from vpvae_jax.reporting.report import print_summary, write_report
 from vpvae_jax.runtime import processes
 from vpvae_jax.runtime.environment import machine
-from vpvae_jax.runtime.errors import ConfigError
+from vpvae_jax.runtime.errors import CheckpointError, ConfigError
 from vpvae_jax.runtime.files import write_json
-from vpvae_jax.runtime.preemption import stop_on_sigterm
-from vpvae_jax.tokenizer import Tokenizer
-from vpvae_jax.training.fit import fit_codebook
+from vpvae_jax.runtime.preemption import stop_when_asked
+from vpvae_jax.tokenizer import Tokenizer, storage
+from vpvae_jax.training import warm_start
+from vpvae_jax.training.fit import fit_codebooks
 from vpvae_jax.training.loop import train
+
+_NAME = re.compile(r"[\w+-][\w.+-]*")  # of a tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a command line says besides the config."""
+
+    tokenizer: str = ""  # name of the one to evaluate, or to fit; default the current one, or made of K and step
+    codebook_sizes: tuple[int, ...] = ()  # to fit codebooks of; default the config's
 
 
 @dataclasses.dataclass
@@ -30,91 +46,163 @@ class Run:
 
     experiment: Experiment
     workdir: pathlib.Path
-    tokenizer: Tokenizer | None = None  # once it is fitted or loaded
+    options: Options = Options()
+    tokenizers: dict[str, Tokenizer] = dataclasses.field(default_factory=dict)  # by name, once fitted or loaded
+    results: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by split, of the last tokenizer
 
 
-def assemble(config: Config | None, workdir: pathlib.Path, mode: str) -> Experiment:
-    """The experiment that a mode works with in a work directory.
+def assemble(
+    config: Config | None, workdir: pathlib.Path, mode: str, overrides: Mapping[str, Any] | None = None
+) -> Experiment:
+    """The experiment that a mode works with in a work directory; a training's data are checked. Nothing is written.
 
     Args:
-        config: None for the one that the work directory was trained with (not for `train`).
+        config: None for the one that the work directory was trained with.
         workdir: of the run.
         mode: a key of `STAGES`.
+        overrides: without a config, what differs from the stored one, by dotted key.
 
     Raises:
-        UserError: no config, one that cannot work, or another than that of the training.
+        UserError: no config, one that cannot work, or one that differs from the training's where it must not; data
+            that would stop the training later.
     """
-    if config is None and mode == "train":
-        raise ConfigError("no config: expected --config=photos or another file with get_config()")
+    is_stored = (workdir / layout.CONFIG).exists()
+    if config is None and mode == "train" and not is_stored:
+        raise ConfigError(
+            f"no config, and {workdir} holds none: expected --config=photos or another file with get_config()"
+        )
     if config is None:
-        config = layout.read_config(workdir)
+        config = layout.overridden(workdir, overrides or {})
     processes.check_same(
         {"mode": mode} | {key: repr(value) for key, value in config.flatten().items()},
         "was started with other settings (give all the same command but for --process_id)",
     )
     processes.check_same_workdir(workdir)
     experiment = Experiment(config)
-    if mode != "train" or layout.has_results(workdir):
-        layout.check_same_config(config, workdir, same_training=mode in ("train", "fit_codebook"))
-    return experiment if mode == "train" else Experiment(layout.with_stored_training(config, workdir))
+    if is_stored or mode != "train":
+        layout.check_may_follow(config, workdir, "train" if mode == "train" else "later")
+    if mode == "train":
+        reads = experiment.check_data()
+        if processes.is_first():
+            print(f"reading {reads}", flush=True)
+        with experiment.scorer():
+            pass  # what its metrics need exists
+    return experiment
 
 
-def run(experiment: Experiment, workdir: pathlib.Path, mode: str) -> None:
+def run(experiment: Experiment, workdir: pathlib.Path, mode: str, options: Options = Options()) -> Run:
     """Do the stages of a mode. All processes of a run work, each on its share; the first one writes.
 
     Args:
         experiment: see `assemble`.
         workdir: made by `train` if it does not exist.
         mode: a key of `STAGES`.
+        options: of the command line.
+
+    Returns:
+        What the stages made.
 
     Raises:
         UserError: what a user can fix.
     """
-    state = Run(experiment, workdir)
+    state = Run(experiment, workdir, options)
     for stage in STAGES[mode]:
         stage(state)
     if mode == "train" and processes.is_first():
-        assert state.tokenizer is not None
-        write_json(workdir / layout.DONE, {"step": state.tokenizer.step})
+        (tokenizer,) = state.tokenizers.values()
+        write_json(workdir / layout.DONE, {"step": tokenizer.step})
     processes.wait_for_all()
+    return state
 
 
 def _train(run: Run) -> None:
-    run.experiment.check_data()
-    with run.experiment.scorer():
-        pass  # what its metrics need exists
-    run.workdir.mkdir(parents=True, exist_ok=True)
+    is_new = bool(run.experiment.config.train.init_from) and layout.newest_step(run.workdir) is None
+    params = warm_start.load(run.experiment) if is_new else None
+    if processes.is_first():
+        if (run.workdir / layout.CONFIG).exists():  # written since `assemble` looked
+            layout.check_may_follow(run.experiment.config, run.workdir, "train")
+        layout.write_config(run.experiment.config, run.workdir)
     with jax.debug_nans(run.experiment.config.debug.nans):
-        train(run.experiment, run.workdir)
+        train(run.experiment, run.workdir, params)
 
 
 def _fit(run: Run) -> None:
-    stop_on_sigterm()
-    run.tokenizer = fit_codebook(run.experiment, run.workdir)
-    if processes.is_first():
-        run.tokenizer.save(run.workdir / layout.TOKENIZER)
+    stop_when_asked()
+    experiments = [run.experiment]
+    if run.options.codebook_sizes:
+        experiments = [_with_codebook_size(run.experiment.config, size) for size in run.options.codebook_sizes]
+    for tokenizer in fit_codebooks(experiments, run.workdir):
+        name = _keep(tokenizer, run.workdir, run.options.tokenizer) if processes.is_first() else ""
+        name = processes.from_first(name)
+        run.tokenizers[name] = tokenizer
+        if processes.is_first():
+            directory = run.workdir / layout.TOKENIZERS / name
+            print(f"fitted {tokenizer.codebook_size} codes at step {tokenizer.step}: {directory} is the current one")
+
+
+def _with_codebook_size(config: Config, size: int) -> Experiment:
+    changed = copy.deepcopy(config)
+    changed.codebook.num_codes = size
+    return Experiment(changed)
+
+
+def _keep(tokenizer: Tokenizer, workdir: pathlib.Path, name: str) -> str:
+    """Save a tokenizer beside the others of the run, none of which is replaced, and mark it current; its name."""
+    wanted = name or f"k{tokenizer.codebook_size}-step{tokenizer.step}"
+    if not _NAME.fullmatch(wanted) or wanted == "current":
+        raise ConfigError(f"--tokenizer={wanted}: expected letters, digits and .+-_, and not current")
+    for number in itertools.count(1):
+        candidate = wanted if number == 1 else f"{wanted}-{number}"
+        directory = workdir / layout.TOKENIZERS / candidate
+        if not directory.exists():
+            tokenizer.save(directory)
+        elif not _holds(directory, tokenizer):
+            if name:
+                raise ConfigError(f"{directory} holds another tokenizer: give --tokenizer=NAME another name")
+            continue
+        layout.mark_current(workdir, candidate)
+        return candidate
+    raise AssertionError
+
+
+def _holds(directory: pathlib.Path, tokenizer: Tokenizer) -> bool:
+    """Whether a directory has the same network and codebook already."""
+    try:
+        arrays, _ = storage.read(directory)
+    except CheckpointError:
+        return False
+    mine = tokenizer.arrays()
+    return mine.keys() == arrays.keys() and all(np.array_equal(mine[name], arrays[name]) for name in mine)
 
 
 def _evaluate(run: Run) -> None:
-    stop_on_sigterm()
+    stop_when_asked()
     experiment = run.experiment
-    tokenizer = run.tokenizer or Tokenizer.load(run.workdir / layout.TOKENIZER)
-    for split in experiment.config.eval.splits:
-        name = f"{experiment.data_name}-{split}"
+    if not run.tokenizers:
+        name = run.options.tokenizer or layout.current_tokenizer(run.workdir)
+        run.tokenizers[name] = Tokenizer.load(layout.tokenizer_of(run.workdir, name))
+    for (name, tokenizer), split in itertools.product(run.tokenizers.items(), experiment.config.eval.splits):
+        data = f"{experiment.data_name}-{split}"
         results, counts, kept = evaluate(
             tokenizer,
             experiment.examples(split),
             experiment.scorer(),
-            name=name,
+            name=data,
             num_kept=experiment.config.eval.num_pictures,
         )
+        results |= {
+            "data": {"name": data, "digest": experiment.digest(split), "path": experiment.config.data.path},
+            "size": experiment.modality.eval_size,
+            "tokenizer": {"name": name, "sha256": storage.sha256(run.workdir / layout.TOKENIZERS / name)},
+        }
+        run.results[split] = results
         if processes.is_first():
             results |= {"machine": machine(), "config": experiment.config.to_dict()}
-            print(write_results(run.workdir, name, results, counts, kept))
+            print(write_results(run.workdir, evaluation_name(results), results, counts, kept))
 
 
 def _report(run: Run) -> None:
-    stop_on_sigterm()
+    stop_when_asked()
     if processes.is_first():
         pictures = write_report(run.workdir)
         print_summary(run.workdir)
@@ -122,7 +210,7 @@ def _report(run: Run) -> None:
             run.workdir / layout.EVAL,
             *pictures,
             run.workdir / layout.METRICS,
-            run.workdir / layout.TOKENIZER,
+            run.workdir / layout.TOKENIZERS,
         ]:
             print(path)
 
@@ -130,6 +218,7 @@ def _report(run: Run) -> None:
 STAGES: Mapping[str, tuple[Callable[[Run], None], ...]] = {
     "train": (_train, _fit, _evaluate, _report),
     "fit_codebook": (_fit,),
+    "refit": (_fit, _evaluate, _report),
     "evaluate": (_evaluate, _report),
     "report": (_report,),
 }

@@ -11,7 +11,7 @@ from vpvae_jax.compare import grid, records
 from vpvae_jax.compare.compare import compare
 from vpvae_jax.compare.settings import Comparison, load_comparison
 from vpvae_jax.runtime.errors import ConfigError, UserError
-from vpvae_jax.runtime.files import hold
+from vpvae_jax.runtime.lock import hold
 
 
 def comparison(data_dir, **values):

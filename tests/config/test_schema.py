@@ -169,7 +169,11 @@ def test_what_a_key_affects_decides_what_may_differ():
     assert {"quantizer.kmeans_iterations", "codebook.num_codes", "data.eval_crop", "model.remat"} <= free
     bound = config.keys_that_affect("state")
     assert {"seed", "train.learning_rate", "quantizer.eta", "quantizer.latent_norm.mean_weight", "data.crop"} <= bound
-    assert free | bound == set(config.flatten())
+    assert config.keys_that_affect("length") == {"train.num_steps"}
+    assert config.keys_that_affect("source") == {"data.source", "data.name", "data.path", "data.train_split"}
+    assert config.keys_that_affect("reading") == {"data.resize"}
+    others = config.keys_that_affect("length", "source", "reading")
+    assert free | bound | others == set(config.flatten())
 
 
 class TestFind:

@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 import skimage.metrics
 
+from tests import tiny
 from vpvae_jax.data.sources import Record
 from vpvae_jax.evaluation.evaluate import evaluate
 from vpvae_jax.images.decoding import ImageDecoder, eval_images
@@ -19,7 +20,7 @@ from vpvae_jax.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def tokenizer(trained):
-    return Tokenizer.load(trained / "tokenizer")
+    return Tokenizer.load(trained)
 
 
 def _examples(records, crop, batch_size=1):
@@ -103,7 +104,9 @@ def test_a_damaged_tokenizer_is_named(trained, tmp_path):
     directory = tmp_path / "tokenizer"
     directory.mkdir()
     for name in ("tokenizer.json", "weights.safetensors"):
-        (directory / name).write_bytes((trained / "tokenizer" / name).read_bytes())
-    (directory / "weights.safetensors").write_bytes((trained / "tokenizer" / "weights.safetensors").read_bytes()[:-50])
+        (directory / name).write_bytes((tiny.tokenizer(trained) / name).read_bytes())
+    (directory / "weights.safetensors").write_bytes(
+        (tiny.tokenizer(trained) / "weights.safetensors").read_bytes()[:-50]
+    )
     with pytest.raises(CheckpointError, match="is damaged"):
         Tokenizer.load(directory)

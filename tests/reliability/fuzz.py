@@ -42,7 +42,7 @@ from vpvae_jax.images.decoding import ImageDecoder
 from vpvae_jax.perceptual.frozen import read_params
 from vpvae_jax.runtime.errors import UserError
 from vpvae_jax.speech.decoding import AudioDecoder
-from vpvae_jax.tokenizer import Tokenizer
+from vpvae_jax.tokenizer import Tokenizer, storage
 from vpvae_jax.training import loop, manifest
 from vpvae_jax.training.fit import fit_codebook
 
@@ -166,9 +166,14 @@ def _trained() -> tuple[Config, pathlib.Path]:
     workdir.mkdir()
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for JSON lines
         loop.train(experiment, workdir)
-        fit_codebook(experiment, workdir).save(workdir / layout.TOKENIZER)
+        layout.write_config(experiment.config, workdir)
+        fit_codebook(experiment, workdir).save(workdir / layout.TOKENIZERS / "k8-step2")
+        layout.mark_current(workdir, "k8-step2")
     example = np.zeros((16, 16, 3), np.uint8)
-    results = {"psnr_db": 1.0, "examples": [{"name": "0.png"}]}
+    results = {
+        "psnr_db": 1.0, "examples": [{"name": "0.png"}], "num_examples": 1, "num_skipped": 0, "size": "16px",
+        "data": {"name": "pictures-all", "digest": "0" * 64}, "tokenizer": {"name": "k8-step2", "sha256": ""},
+    }  # fmt: skip
     write_results(workdir, "x", results, np.ones(8, np.int64), [Reconstruction(example, example, example)])
     return experiment.config, workdir
 
@@ -176,15 +181,24 @@ def _trained() -> tuple[Config, pathlib.Path]:
 def tokenizer_weights(directory: pathlib.Path) -> Target:
     """The weights of a tokenizer."""
     _, workdir = _tiny_run(directory)
-    return _one_file(
-        workdir / layout.TOKENIZER / "weights.safetensors", lambda _: Tokenizer.load(workdir / "tokenizer")
-    )
+    path = layout.tokenizer_of(workdir) / storage.WEIGHTS
+    return _one_file(path, lambda _: Tokenizer.load(workdir))
 
 
 def tokenizer_description(directory: pathlib.Path) -> Target:
-    """The description of a tokenizer, config and all."""
+    """The description of a tokenizer, config and all, whose digest is that of the damaged one."""
     _, workdir = _tiny_run(directory)
-    return _one_file(workdir / layout.TOKENIZER / "tokenizer.json", lambda _: Tokenizer.load(workdir / "tokenizer"))
+    place = layout.tokenizer_of(workdir)
+    arrays, about = storage.read(place)
+
+    def read(content):
+        text = content.decode("utf-8", "replace")
+        metadata = {"vpvae_jax": text, "sha256": storage._digest(text, arrays)}
+        (place / storage.WEIGHTS).write_bytes(safetensors.numpy.save(arrays, metadata))
+        Tokenizer.load(workdir)
+        return "read"
+
+    return [json.dumps(about).encode()], read
 
 
 def stored_config(directory: pathlib.Path) -> Target:
@@ -192,7 +206,7 @@ def stored_config(directory: pathlib.Path) -> Target:
     config, workdir = _tiny_run(directory)
 
     def read(_):
-        layout.check_same_config(config, workdir, same_training=True)
+        layout.check_may_follow(config, workdir, "train")
 
     return _one_file(workdir / layout.CONFIG, read)
 

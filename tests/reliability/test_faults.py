@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from tests import tiny
 from tests.reliability import faults
+from vpvae_jax.config import workdir as layout
 
 
 @pytest.mark.reliability
@@ -37,8 +38,9 @@ def campaign(tmp_path):
 
 
 def _save(workdir, value):
-    (workdir / "tokenizer").mkdir(parents=True)
-    safetensors.numpy.save_file({"w": np.full(3, value, np.float32)}, workdir / "tokenizer" / "weights.safetensors")
+    (workdir / layout.TOKENIZERS / "k16-step6").mkdir(parents=True)
+    layout.mark_current(workdir, "k16-step6")
+    safetensors.numpy.save_file({"w": np.full(3, value, np.float32)}, tiny.tokenizer(workdir) / "weights.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
+from tests import tiny
 from vpvae_jax.config.files import load_config
 from vpvae_jax.reporting import page as page_module
 from vpvae_jax.reporting import report
@@ -33,15 +34,20 @@ def workdirs(trained, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for name in ("first", "coco", "evil"):
         shutil.copytree(trained, root / name)
-    for file in (root / "coco" / "eval").iterdir():
-        file.rename(file.with_name(file.name.replace("photos-test", "coco_2017-validation")))
     paper = load_config("coco", "quantizer=vp,codebook_size=1024").to_dict()
     edit(root / "coco" / "config.json", lambda config: config.update(quantizer=paper["quantizer"]))
     results = {"psnr_db": 31.0, "lpips": 0.5, "codebook_size": 1024, "config": {"data": paper["data"]}}
-    edit(root / "coco" / "eval" / "coco_2017-validation.json", lambda old: old.update(results))
-    edit(root / "evil" / "eval" / "photos-test.json", lambda results: results["examples"][0].update(name=EVIL))
-    edit(root / "evil" / "eval" / "photos-test.json", lambda results: results.update(ssim=None, num_skipped=7))
+    edit(tiny.evaluation(root / "coco", "photos-test"), lambda old: old.update(results))
+    edit(tiny.evaluation(root / "coco", "photos-test"), lambda old: old["data"].update(name="coco_2017-validation"))
+    edit(tiny.evaluation(root / "evil", "photos-test"), lambda results: results["examples"][0].update(name=EVIL))
+    edit(tiny.evaluation(root / "evil", "photos-test"), lambda results: results.update(ssim=None, num_skipped=7))
     return [root / name for name in ("first", "coco", "evil")]
+
+
+def of(run, data):
+    """The only evaluation of a run on some data."""
+    (evaluation,) = (each for each in run.evaluations.values() if each.data == data)
+    return evaluation
 
 
 def edit(path, change):
@@ -62,20 +68,20 @@ class TestTables:
         text = markdown(runs)
         (coco,) = re.findall(r"^\| coco \|.*31\.00.*$", text, re.MULTILINE)
         cells = [cell.strip() for cell in coco.strip("|").split("|")]
-        assert cells[:4] == ["coco", "vp", "1024", "31.00 (23.89)"]  # tables 1 and 3 of the paper
+        assert cells[:5] == ["coco", "vp", "k16-step6", "1024", "31.00 (23.89)"]  # tables 1 and 3 of the paper
         assert "0.500 (0.172)" in cells
         tables = dict(re.findall(r"^### (\S+)\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL))
         assert list(tables) == ["coco_2017-validation", "photos-test", "photos-validation"]
         *_, first, evil = tables["photos-test"].splitlines()
-        assert f"| {runs[0].evaluations['photos-test'].results['psnr_db']:.2f} |" in first
+        assert f"| {of(runs[0], 'photos-test').results['psnr_db']:.2f} |" in first
         assert "(" not in first.replace("(equal use", "")
-        assert evil.split(" | ")[5] == "-"  # SSIM, which could not be scored
+        assert evil.split(" | ")[6] == "-"  # SSIM, which could not be scored
 
     @pytest.mark.usefixtures("without_charts")
     def test_cvu_stands_with_the_number_of_tokens_and_its_ceiling(self, workdirs, tmp_path, capsys):
         shutil.copytree(workdirs[0], tmp_path / "run")
         edit(
-            tmp_path / "run" / "eval" / "photos-test.json",
+            tiny.evaluation(tmp_path / "run", "photos-test"),
             lambda results: results.update(cvu=0.64, cvu_ceiling=0.826, num_tokens=2912),
         )
         run = read_run(tmp_path / "run")
@@ -88,27 +94,25 @@ class TestTables:
         rows = list(csv.DictReader(io.StringIO(table_csv(runs))))
         found = {(row["run"], row["evaluation"], row["metric"]): row for row in rows}
         assert len(found) == len(rows) == 3 * 2 * (4 + 1) + 1
-        assert float(found["first", "photos-test", "cvu"]["ours"]) == runs[0].evaluations["photos-test"].results["cvu"]
+        assert float(found["first", "photos-test", "cvu"]["ours"]) == of(runs[0], "photos-test").results["cvu"]
         assert found["first", "photos-test", "cvu"]["paper"] == ""
         assert (found["coco", "coco_2017-validation", "lpips"]["paper"]) == "0.1717"
         assert found["evil", "photos-test", "ssim"]["ours"] == ""
-        ceiling = runs[0].evaluations["photos-test"].results["cvu_ceiling"]
+        ceiling = of(runs[0], "photos-test").results["cvu_ceiling"]
         assert float(found["first", "photos-test", "cvu_ceiling"]["ours"]) == ceiling
 
     def test_a_codebook_of_another_size_is_not_the_papers(self, workdirs, tmp_path):
         shutil.copytree(workdirs[1], tmp_path / "coco")
-        edit(
-            tmp_path / "coco" / "eval" / "coco_2017-validation.json", lambda results: results.update(codebook_size=4096)
-        )
+        edit(tiny.evaluation(tmp_path / "coco", "photos-test"), lambda results: results.update(codebook_size=4096))
         text = markdown([read_run(tmp_path / "coco")])
-        assert "| coco | vp | 4096 | 31.00 |" in text
+        assert "| coco | vp | k16-step6 | 4096 | 31.00 |" in text
 
     def test_names_are_as_long_as_they_must_be(self, workdirs, tmp_path):
         for parent in ("a", "b"):
             shutil.copytree(workdirs[0], tmp_path / parent / "vp|1")
         runs, _ = read_runs([tmp_path / "a" / "vp|1", tmp_path / "b" / "vp|1"])
         assert [run.name for run in runs] == ["a/vp|1", "b/vp|1"]
-        assert r"| a/vp\|1 | vp |" in markdown(runs)
+        assert r"| a/vp\|1 | vp | k16-step6 |" in markdown(runs)
         with pytest.raises(ConfigError, match="given twice"):
             read_runs([workdirs[0], workdirs[0]])
 
@@ -122,24 +126,25 @@ class TestTables:
     @pytest.mark.parametrize(
         ("file", "content"),
         [
-            ("eval/photos-test.npz", b"PK"),
-            ("eval/photos-test.json", b"[]"),
-            ("eval/photos-test.json", b"{}"),
-            ("eval/photos-test.json", b"{"),
+            ("eval/photos-test.*.npz", b"PK"),
+            ("eval/photos-test.*.json", b"[]"),
+            ("eval/photos-test.*.json", b"{}"),
+            ("eval/photos-test.*.json", b"{"),
             ("config.json", b'{"model": {"name": "unknown"}}'),
             ("metrics.jsonl", b"\xff\xfe"),
         ],
     )
     def test_damaged_files(self, trained, tmp_path, file, content):
         shutil.copytree(trained, tmp_path / "run")
-        (tmp_path / "run" / file).write_bytes(content)
+        (path,) = (tmp_path / "run").glob(file)
+        path.write_bytes(content)
         with pytest.raises(CheckpointError):
             read_run(tmp_path / "run")
 
     def test_flipped_bits(self, trained, tmp_path):
         """Whatever a flipped bit of the arrays does, it ends in a run or in an error of ours."""
         shutil.copytree(trained, tmp_path / "run")
-        path = tmp_path / "run" / "eval" / "photos-test.npz"
+        path = tiny.evaluation(tmp_path / "run", "photos-test").with_suffix(".npz")
         good, refused = path.read_bytes(), 0
         for position in np.random.default_rng(0).integers(0, 8 * len(good), 50):
             damaged = bytearray(good)
@@ -216,7 +221,7 @@ def without_charts(monkeypatch):
 
 def showing(run, shown, name=None):
     """The run with one evaluation, which kept these examples."""
-    evaluation = run.evaluations["photos-test"]._replace(shown=shown)
+    evaluation = of(run, "photos-test")._replace(shown=shown)
     return run._replace(name=name or run.name, evaluations={"photos-test": evaluation})
 
 
@@ -241,7 +246,7 @@ class Page(html.parser.HTMLParser):
 
 class TestPage:
     def test_holds_all_it_shows_and_escapes_what_it_says(self, runs):
-        hostile = [runs[0]._replace(name=EVIL, evaluations={EVIL: runs[0].evaluations["photos-test"]}), runs[2]]
+        hostile = [runs[0]._replace(name=EVIL, evaluations={EVIL: of(runs[0], "photos-test")}), runs[2]]
         text = page(hostile)
         parsed = Page(text)
         assert parsed.handlers == []
@@ -261,25 +266,25 @@ class TestPage:
         """Words could end the attribute that holds a number, and add a handler."""
         shutil.copytree(workdirs[0], tmp_path / "run")
         edit(
-            tmp_path / "run" / "eval" / "photos-test.json",
+            tiny.evaluation(tmp_path / "run", "photos-test"),
             lambda results: results.update({key: '1"><style onload="x()">'}),
         )
-        with pytest.raises(CheckpointError, match="is not a work directory of vpvae_jax, or is damaged"):
+        with pytest.raises(CheckpointError, match="damaged"):
             read_run(tmp_path / "run")
 
     @pytest.mark.usefixtures("without_charts")
     def test_another_crop_is_another_example(self, runs):
         other = [
             shown._replace(arrays={row: array[:32] for row, array in shown.arrays.items()})
-            for shown in runs[0].evaluations["photos-test"].shown
+            for shown in of(runs[0], "photos-test").shown
         ]
-        text = page([showing(runs[0], runs[0].evaluations["photos-test"].shown), showing(runs[0], other, "cropped")])
+        text = page([showing(runs[0], of(runs[0], "photos-test").shown), showing(runs[0], other, "cropped")])
         assert text.count("<figcaption>original</figcaption>") == 2 * len(other)
         assert text.count("<figcaption>cropped</figcaption>") == len(other)
 
     @pytest.mark.usefixtures("without_charts")
     def test_size_is_bounded(self, runs):
-        (shown, *_) = runs[0].evaluations["photos-test"].shown
+        (shown, *_) = of(runs[0], "photos-test").shown
         large = {row: np.zeros((900, 1500, 3), np.uint8) for row in shown.arrays}
         text = page([showing(runs[0], [shown._replace(name=str(i), arrays=large) for i in range(12)])])
         # A label is the caption and the alternative text.
@@ -288,7 +293,7 @@ class TestPage:
 
     @pytest.mark.usefixtures("without_charts")
     def test_recordings_are_played(self, runs):
-        (shown, *_) = runs[0].evaluations["photos-test"].shown
+        (shown, *_) = of(runs[0], "photos-test").shown
         clip = {row: np.sin(np.arange(25 * 16_000, dtype=np.float32)) for row in shown.arrays}
         text = page([showing(runs[0], [shown._replace(arrays=clip)])])
         (wav, *_) = re.findall(r'<audio controls src="data:audio/wav;base64,([^"]+)">', text)
@@ -303,7 +308,7 @@ class TestPage:
         for name in names:
             shutil.copytree(workdirs[0], tmp_path / name)
             edit(
-                tmp_path / name / "eval" / "photos-test.json",
+                tiny.evaluation(tmp_path / name, "photos-test"),
                 lambda results: results["examples"][0].update(name="$5_$x_"),
             )
         report.write_reports([tmp_path / name for name in names], tmp_path / "out")
@@ -335,9 +340,9 @@ PROBE = """<script>
 const result = {};
 result.pictures = [...document.images].map((image) => image.complete && image.naturalWidth > 0);
 const table = document.querySelector("table.sortable");
-const column = () => [...table.tBodies[0].rows].map((row) => row.cells[3].textContent);
+const column = () => [...table.tBodies[0].rows].map((row) => row.cells[4].textContent);
 result.before = column();
-const button = table.tHead.rows[0].cells[3].querySelector("button");
+const button = table.tHead.rows[0].cells[4].querySelector("button");
 button.click(); result.ascending = column(); result.state = button.parentElement.getAttribute("aria-sort");
 button.click(); result.descending = column();
 const groups = [...document.querySelectorAll(".group")].sort((a, b) => b.children.length - a.children.length);
@@ -360,7 +365,7 @@ def test_in_a_browser(workdirs, tmp_path):
     runs.append(runs[0]._replace(name="third", evaluations=copy.deepcopy(runs[0].evaluations)))
     # As text they would sort the other way round; what is missing comes last in either direction.
     for run, value in zip(runs, (9.5, 10.25, None), strict=True):
-        run.evaluations["photos-test"].results["psnr_db"] = value
+        of(run, "photos-test").results["psnr_db"] = value
     listen = "<script>window.failures = []; window.onerror = (text) => window.failures.push(text);"
     listen += (
         'document.addEventListener("securitypolicyviolation", (e) => window.failures.push(e.blockedURI));</script>'

@@ -45,9 +45,9 @@ def test_mean_and_sample_deviation():
 def test_metrics_without_weights_are_named():
     results = {"num_examples": 2, "num_tokens": 512, "num_codes_used": 9, "codebook_size": 16, "num_skipped": 1}
     results |= {"psnr_db": 25.0, "psnr_db_continuous": 26.0, "ssim": None, "cvu": 0.5, "cvu_ceiling": 0.985}
-    heads, row, *lacking = tables.results_table({"photos-test": results}, Images.metrics).splitlines()
-    assert " ".join(heads.split()) == "examples tokens PSNR dB continuous dB SSIM CVU codes used skipped"
-    assert " ".join(row.split()) == "photos-test 2 512 25.00 26.00 - 0.500 (equal use 0.985) 9/16 1"
+    heads, row, *lacking = tables.results_table({("photos-test", "k16"): results}, Images.metrics).splitlines()
+    assert " ".join(heads.split()) == "tokenizer examples tokens PSNR dB continuous dB SSIM CVU codes used skipped"
+    assert " ".join(row.split()) == "photos-test k16 2 512 25.00 26.00 - 0.500 (equal use 0.985) 9/16 1"
     assert lacking == [
         "without LPIPS: it needs --config.eval.lpips_weights",
         "without rFID: it needs --config.eval.inception_weights",

@@ -5,7 +5,7 @@ import pytest
 
 from vpvae_jax.data.sources import Record
 from vpvae_jax.images.decoding import ImageDecoder
-from vpvae_jax.runtime.preemption import Preemption, Stopped, stop_on_sigterm
+from vpvae_jax.runtime.preemption import Preemption, Stopped, stop_when_asked
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,24 @@ def test_asked_after_the_last_step_it_stops_all_the_same():
 
 
 def test_the_handler_before_comes_back():
-    stop_on_sigterm()
+    stop_when_asked()
     with Preemption():
         pass
-    with pytest.raises(Stopped, match="finished checkpoints are kept"):
+    with pytest.raises(Stopped):
         _ask()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once(capsys):
+    with pytest.raises(Stopped) as caught, Preemption() as preemption:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.reached(1)
+        raise preemption.stopped("saved step 1")
+    assert caught.value.code == 130
+    assert "Ctrl-C again stops at once" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), Preemption():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_record_that_is_being_decoded_is_not_what_is_left_out():
@@ -47,7 +60,7 @@ def test_a_record_that_is_being_decoded_is_not_what_is_left_out():
             _ask()
             return super().decode(encoded, record_source)
 
-    stop_on_sigterm()
+    stop_when_asked()
     decoder = Asked()
     with pytest.raises(Stopped):
         decoder(0, [Record("x", b"")])

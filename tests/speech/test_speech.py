@@ -164,6 +164,11 @@ def test_only_what_is_trained_is_bound_to_it():
     }
     free = {key: value for key, value in affects.items() if value != "state"}
     assert free == {
+        "SpeechData.source": "source",
+        "SpeechData.name": "source",
+        "SpeechData.path": "source",
+        "SpeechData.train_split": "source",
+        "SpeechData.sample_rate": "reading",
         "SpeechData.data_dir": "nothing",
         "SpeechData.eval_crop": "metrics",
         "SpeechData.num_threads": "nothing",
@@ -172,6 +177,8 @@ def test_only_what_is_trained_is_bound_to_it():
         "SpeechEval.splits": "metrics",
         "SpeechEval.batch_size": "nothing",
         "SpeechEval.num_pictures": "nothing",
+        "SpeechEval.every": "nothing",
+        "SpeechEval.num_watched": "nothing",
         "SpeechEval.metrics": "metrics",
     }
 

@@ -21,7 +21,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 @pytest.mark.system
 def test_loading_and_using_a_tokenizer_needs_no_reader_no_checkpoints_and_no_plots(trained):
-    words = [sys.executable, "-c", USE, str(trained / "tokenizer")]
+    words = [sys.executable, "-c", USE, str(trained)]
     done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.split())

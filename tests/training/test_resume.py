@@ -16,7 +16,7 @@ STEPS = {"train__num_steps": 24, "checkpoint__every": 4}
 
 
 def _weights(workdir):
-    return safetensors.numpy.load_file(workdir / "tokenizer" / "weights.safetensors")
+    return safetensors.numpy.load_file(tiny.tokenizer(workdir) / "weights.safetensors")
 
 
 def _losses(workdir):
@@ -73,7 +73,7 @@ def undisturbed(tmp_path_factory, data_dir):
 def test_a_killed_run_resumes_bit_for_bit(tmp_path, data_dir, undisturbed):
     words = tiny.command(tmp_path, data_dir, **STEPS)
     assert _kill_when(words, lambda: _num_logged(tmp_path) >= 11)
-    assert not (tmp_path / "tokenizer").exists()
+    assert not (tmp_path / "tokenizers").exists()
 
     done = tiny.run(words)
 

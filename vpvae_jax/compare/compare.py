@@ -8,9 +8,9 @@ import time
 from vpvae_jax.compare import grid, records, report
 from vpvae_jax.compare.settings import Comparison
 from vpvae_jax.config.experiment import Experiment
-from vpvae_jax.reporting.tables import visible
+from vpvae_jax.runtime.console import visible
 from vpvae_jax.runtime.errors import ConfigError, UserError
-from vpvae_jax.runtime.files import hold
+from vpvae_jax.runtime.lock import hold
 
 
 def compare(

@@ -18,7 +18,6 @@ from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.config.files import load_config
 from vpvae_jax.config.schema import SEEDS, Config
-from vpvae_jax.evaluation.records import read_results
 from vpvae_jax.modality import columns
 from vpvae_jax.runtime.errors import ConfigError, UserError
 from vpvae_jax.runtime.files import read_json, write_json
@@ -113,13 +112,13 @@ def settings_hash(config: Config) -> str:
 
     Of a metric's file of weights only its presence counts, not its path.
     """
-    keys = config.keys_that_affect("state", "codebook", "metrics")
+    free = config.keys_that_affect("nothing")
     modality = Experiment(config, is_training=False).modality  # whatever devices are at hand
     needs = {f"eval.{metric.needs}": metric.needs for metric in modality.metrics if metric.needs}
     settings = {
         key: bool(modality.weights_of(needs[key])) if key in needs else value
         for key, value in config.flatten().items()
-        if key in keys
+        if key not in free
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -151,10 +150,8 @@ def do_run(comparison: Comparison, run: GridRun, workdir: pathlib.Path) -> Outco
     settings = settings_hash(config)
     if has_curve(comparison, run):
         config.checkpoint.keep = _KEEP_ALL
-    experiment = Experiment(config)
-    runs.run(experiment, workdir, "train")
-    stored = read_results(workdir)
-    results = {split: stored[f"{experiment.data_name}-{split}"] for split in config.eval.splits}
+    experiment = runs.assemble(config, workdir, "train")
+    results = runs.run(experiment, workdir, "train").results
     identity = {"method": run.method, "codebook_size": run.codebook_size, "seed": run.seed}
     row = {
         **identity,

@@ -15,7 +15,8 @@ from vpvae_jax.compare import grid
 from vpvae_jax.compare.settings import Comparison
 from vpvae_jax.runtime import environment
 from vpvae_jax.runtime.errors import ConfigError, UserError
-from vpvae_jax.runtime.files import hold, read_json, write_json
+from vpvae_jax.runtime.files import read_json, write_json
+from vpvae_jax.runtime.lock import hold
 
 _CACHE = "compiled"
 _MIN_COMPILE_SECONDS = 0.5

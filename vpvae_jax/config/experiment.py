@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vpvae_jax.config import keys, quantizer_section
@@ -51,6 +52,7 @@ class Experiment:
         self.modality: Modality = MODALITIES[config.model.name](config.data, config.model, config.loss, config.eval)
         self.quantizer: Quantizer = quantizer_section.build(config.quantizer)
         self._sources: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
         if is_training:
             self._check()
 
@@ -67,6 +69,17 @@ class Experiment:
     def network(self) -> Autoencoder:
         """Encoder, bottleneck as wide as the quantizer asks, decoder."""
         return self.modality.network(self.quantizer.input_dim, self.quantizer.latent_dim)
+
+    @functools.cached_property
+    def signal_shape(self) -> tuple[int, ...]:
+        """Shape of one training example as the network sees it."""
+        batch = self.modality.batch_shape(1, self.config.data.crop)
+        return jax.eval_shape(self.modality.to_signal, batch).shape[1:]
+
+    def abstract_params(self) -> Any:
+        """Shapes and types of the network's parameters."""
+        signal = jax.ShapeDtypeStruct((1, *self.signal_shape), jnp.float32)
+        return jax.eval_shape(self.network.init, jax.random.key(0), signal)["params"]
 
     @functools.cached_property
     def loss(self) -> Loss:
@@ -108,16 +121,21 @@ class Experiment:
             UserError: no such data, or other data in another process.
         """
         if split not in self._sources:
-            from vpvae_jax.data.sources import fingerprint
-
-            source = self.modality.source(split)
+            self._sources[split] = self.modality.source(split)
             if jax.process_count() > 1:
                 processes.check_same(
-                    {"the sha256 of a sample": fingerprint(source)},
+                    {"the sha256 of a sample": self.digest(split)},
                     "has other data (give all hosts the same files, or data on a file system that all mount)",
                 )
-            self._sources[split] = source
         return self._sources[split]
+
+    def digest(self, split: str) -> str:
+        """What tells the records of a split from others, wherever they are; see `data.sources.fingerprint`."""
+        if split not in self._digests:
+            from vpvae_jax.data.sources import fingerprint
+
+            self._digests[split] = fingerprint(self.source(split))
+        return self._digests[split]
 
     def batches(self, split: str, *, batch_size: int, crop: int, seed: int) -> Any:
         """Endless batches of crops of a split; each process reads its rows."""
@@ -131,14 +149,29 @@ class Experiment:
         """What scores one evaluation; see `Modality.scorer`."""
         return self.modality.scorer()
 
-    def check_data(self) -> None:
-        """Raise DataError for what would stop the run hours later: a missing split, examples that are too small."""
+    def check_data(self) -> str:
+        """Check what would stop the run hours later.
+
+        Returns:
+            What the run reads, in one line.
+
+        Raises:
+            DataError: a missing split, or too many examples that are too small.
+        """
         config = self.config
         is_encoded = config.codebook.source == "data" and self.quantizer.fitted_afterwards
         train_crop = max(config.data.crop, config.codebook.crop if is_encoded else 0)
-        self.modality.check_source(self.source(config.data.train_split), train_crop)
-        for split in config.eval.splits:
-            self.modality.check_source(self.source(split), config.data.eval_crop)
+        parts = [self._checked(config.data.train_split, train_crop, "train on")]
+        parts += [self._checked(split, config.data.eval_crop, f"evaluate as {split}") for split in config.eval.splits]
+        return "; ".join(parts)
+
+    def _checked(self, split: str, crop: int, purpose: str) -> str:
+        from vpvae_jax.data.sources import described
+
+        source = self.source(split)
+        num_skipped = self.modality.check_source(source, crop)
+        skipped = f", {num_skipped} of them too small and skipped" if num_skipped else ""
+        return f"{described(source, f'{self.modality.unit}s')} to {purpose}{skipped}"
 
     @property
     def data_name(self) -> str:
@@ -165,6 +198,10 @@ class Experiment:
         }
         self.modality.check(crops)
         self._check_codebook()
+        if config.codebook.every and (not config.eval.every or config.codebook.every % config.eval.every):
+            raise ConfigError(
+                f"codebook.every={config.codebook.every} with eval.every={config.eval.every}: expected a multiple of it"
+            )
         if not config.eval.splits:
             raise ConfigError("eval.splits=(): expected names, such as ('validation', 'test')")
         if train.warmup_steps >= train.num_steps:

@@ -40,6 +40,14 @@ class Codebook:
     max_latents: int = setting(
         2_097_152, "Latents that the codebook is fitted to, at most.", bound=POSITIVE, affects="codebook"
     )
+    every: int = setting(
+        0,
+        "While training: steps from one quick codebook to the next, for CVU and metrics with quantization; a multiple "
+        "of eval.every, 0 for none.",
+        bound=NOT_NEGATIVE,
+        unit="steps",
+        affects="nothing",
+    )
     num_codes: int | None = setting(
         None,
         "Codes to fit if not those of the training; only for methods whose codebook is fitted afterwards.",
@@ -52,7 +60,7 @@ class Codebook:
 class Train:
     """Optimization."""
 
-    num_steps: int = setting(100_000, "Updates of the whole run.", bound=POSITIVE, unit="steps")
+    num_steps: int = setting(100_000, "Updates of the whole run.", bound=POSITIVE, unit="steps", affects="length")
     batch_size: int = setting(16, "Examples of a step, on all devices together.", bound=POSITIVE)
     accumulation_steps: int = setting(
         1,
@@ -75,6 +83,10 @@ class Train:
     clip_norm: float = setting(0.0, "Global norm to which the gradient is clipped; 0 for none.", bound=NOT_NEGATIVE)
     ema_decay: float = setting(
         0.0, "Decay of the running mean of the parameters, which becomes the tokenizer; 0 for off.", bound=DECAY
+    )
+    init_from: str = setting(
+        "",
+        "Begin with the parameters of a tokenizer or of a work directory; DIR:encoder or DIR:decoder for these alone.",
     )
 
 
@@ -166,9 +178,10 @@ def from_dict(content: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a key that does not exist, a value of another type, or what an earlier version stored.
     """
-    if not isinstance(content, Mapping) or content.get("version") != VERSION:
+    version = content.get("version", 1) if isinstance(content, Mapping) else "unknown"
+    if version != VERSION:
         raise ConfigError(
-            f"it was stored by another version of vpvae_jax (layout {content.get('version', 1)}, this one reads "
+            f"it was stored by another version of vpvae_jax (layout {version}, this one reads "
             f"{VERSION}): use the version that wrote it, or train again in a new --workdir"
         )
     flat = keys.flatten({key: value for key, value in content.items() if key != "version"})

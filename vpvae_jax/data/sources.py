@@ -5,18 +5,21 @@ A source is a random access sequence of `Record`s, which grain shuffles, shards 
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from vpvae_jax.runtime.console import visible
 from vpvae_jax.runtime.errors import DataError
 
 _NUM_COMPARED = 16  # records; their contents stand for all
+_NUM_SUFFIXES = 5  # that are named of the files that are passed over
 _HOLDOUT_EVERY = 20  # without split subfolders, each 20th file of a folder is for validation
 
 
@@ -31,32 +34,44 @@ class FolderSource(Sequence):
     """Files below a folder, in the order of their paths.
 
     Args:
-        root: the folder; records are named by their paths below it.
-        files: the files, in order.
+        root: the folder.
+        names: paths of the files below it, in order; they name the records.
+        passed_over: how many other files are there, by suffix.
     """
 
-    def __init__(self, root: pathlib.Path, files: list[pathlib.Path]):
-        self._root, self._files = root, files
+    def __init__(self, root: pathlib.Path, names: list[str], passed_over: Mapping[str, int] | None = None):
+        self._root, self._names = root, names
+        self.passed_over = dict(passed_over or {})
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._names)
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of the files below the folder, in order."""
+        return self._names
+
+    @property
+    def place(self) -> str:
+        """Where the records are, for people to read."""
+        return str(self._root.absolute())
 
     def identity(self) -> str:
         """Number and names of the files: a resumed run must find them again."""
-        names = "\n".join(str(file.relative_to(self._root)) for file in self._files)
+        names = "\n".join(self._names)
         return f"{len(self)} files, names {hashlib.sha256(os.fsencode(names)).hexdigest()[:16]}"
 
     def open(self, index: int) -> BinaryIO:
         """Open a file, to look at its header without reading all of it."""
-        return open(self._files[index], "rb")
+        return open(self._root / self._names[index], "rb")
 
     def __getitem__(self, index):
-        file = self._files[index]
+        name = self._names[index]
         try:
-            encoded = file.read_bytes()
+            encoded = (self._root / name).read_bytes()
         except OSError:
             encoded = b""  # gone or unreadable: the decoder skips and counts it like any damaged file
-        return Record(str(file.relative_to(self._root)), encoded)
+        return Record(name, encoded)
 
 
 class TfdsSource(Sequence):
@@ -83,6 +98,13 @@ class TfdsSource(Sequence):
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    passed_over: Mapping[str, int] = {}
+
+    @property
+    def place(self) -> str:
+        """Where the records are, for people to read."""
+        return f"TFDS split {self._split}"
 
     def identity(self) -> str:
         """Number of records of the split: a resumed run must find as many again."""
@@ -134,25 +156,66 @@ def folder_source(path: str, split: str, suffixes: tuple[str, ...], noun: str) -
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: --config.data.path must name a folder of {', '.join(suffixes)} files")
     if split != "all" and (root / split).is_dir():
-        return FolderSource(root, _files(root / split, suffixes, noun))
-    files = _files(root, suffixes, noun)
+        return _listed(root, split, suffixes, noun)
+    source = _listed(root, "", suffixes, noun)
     if split == "all":
-        return FolderSource(root, files)
+        return source
     if split not in ("train", "validation") or any((root / name).is_dir() for name in ("train", "validation", "test")):
         raise DataError(f"{root} has no subfolder {split!r}: make one, or choose other splits (--config.eval.splits)")
-    if len(files) < 2:
+    if len(source) < 2:
         raise DataError(f"{root} holds a single {noun}, which cannot be both trained and validated on: add {noun}s")
-    held_out = set(files[_HOLDOUT_EVERY - 1 :: _HOLDOUT_EVERY] or files[-1:])
-    return FolderSource(root, [file for file in files if (file in held_out) == (split == "validation")])
+    first, step = (_HOLDOUT_EVERY - 1, _HOLDOUT_EVERY) if len(source) >= _HOLDOUT_EVERY else (len(source) - 1, 1)
+    names = source.names[first::step]
+    if split == "train":
+        held_out = set(names)
+        names = [name for name in source.names if name not in held_out]
+    return FolderSource(root, names, source.passed_over)
 
 
-def _files(root: pathlib.Path, suffixes: tuple[str, ...], noun: str) -> list[pathlib.Path]:
-    # Names with a dot in front are no content: macOS leaves `._name.wav` beside files on other file systems.
-    files = sorted(
-        file
-        for file in root.rglob("*")
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-    )
-    if not files:
-        raise DataError(f"{root} holds no {noun}: expected {', '.join(suffixes)} files in it or below it")
-    return files
+def _listed(root: pathlib.Path, below: str, suffixes: tuple[str, ...], noun: str) -> FolderSource:
+    """The files of a folder, or of one below it."""
+    names, passed_over = [], collections.Counter[str]()
+    for name in _walk(root, below):
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in suffixes:
+            names.append(name)
+        else:
+            passed_over[suffix or "without a suffix"] += 1
+    if not names:
+        seen = f", but {_counted(passed_over)}" if passed_over else ""
+        raise DataError(f"{root / below} holds no {noun}{seen}: expected {', '.join(suffixes)} files in it or below it")
+    return FolderSource(root, sorted(names, key=lambda name: name.split("/")), passed_over)
+
+
+def _walk(root: pathlib.Path, below: str) -> Iterator[str]:
+    """Paths below the root of files in a folder and its subfolders; links are followed, each folder is read once."""
+    start = (root / below).stat()
+    seen = {(start.st_dev, start.st_ino)}
+    waiting = [below]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):  # of two links to a folder the first is read
+                # Names with a dot in front are no content: macOS leaves `._name.wav` beside files of other systems.
+                if entry.name.startswith("."):
+                    continue
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    status = entry.stat()
+                    if (identity := (status.st_dev, status.st_ino)) not in seen:
+                        seen.add(identity)
+                        waiting.append(name)
+                elif entry.is_file():
+                    yield name
+
+
+def _counted(passed_over: Mapping[str, int]) -> str:
+    """`3 .tif, 1 .heic`, the most frequent first."""
+    most = collections.Counter(passed_over).most_common(_NUM_SUFFIXES)
+    return ", ".join(f"{number} {suffix}" for suffix, number in most)
+
+
+def described(source: FolderSource | TfdsSource, nouns: str) -> str:
+    """How many records there are, where, and which files were passed over: for people to read."""
+    passed_over = f" (passed over: {_counted(source.passed_over)})" if source.passed_over else ""
+    return visible(f"{len(source):,} {nouns} of {source.place}{passed_over}")

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from vpvae_jax.data.sources import Record
+from vpvae_jax.runtime.console import visible
 from vpvae_jax.runtime.errors import DataError
 from vpvae_jax.runtime.processes import ALONE, Process
 
@@ -64,6 +65,7 @@ class Decoder:
         return record.name, decoded
 
     def _note_unreadable(self, index: int, name: str, reason: str) -> None:
+        name, reason = visible(name), visible(reason)
         with self._lock:
             is_new = index not in self.unreadable
             self.unreadable[index] = f"{name}: {reason}"

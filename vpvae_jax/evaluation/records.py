@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pathlib
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ import numpy as np
 from vpvae_jax.config import workdir as layout
 from vpvae_jax.modality import Shown
 from vpvae_jax.runtime.errors import CheckpointError
-from vpvae_jax.runtime.files import read_json, write_json
+from vpvae_jax.runtime.files import read_json, write_bytes, write_json
+
+_DIGITS = 8  # of a digest in a file name
 
 
 class Reconstruction(NamedTuple):
@@ -26,9 +29,35 @@ class Reconstruction(NamedTuple):
 class Evaluation(NamedTuple):
     """A stored evaluation."""
 
-    results: Mapping[str, Any]  # as `evaluate` returned them, with the machine and the config
+    results: Mapping[str, Any]  # as `evaluate` returned them, with data, size, tokenizer, machine and config
     counts: np.ndarray  # (codebook_size,) uses of each code
     shown: list[Shown]  # the examples that were kept (`eval.num_pictures`)
+
+    @property
+    def data(self) -> str:
+        """Name and split of the data, such as `photos-test`."""
+        return self.results["data"]["name"]
+
+    @property
+    def subject(self) -> tuple[str, str, str]:
+        """What was evaluated: evaluations of the same data and size can be compared."""
+        return self.data, self.results["size"], self.results["data"]["digest"]
+
+    @property
+    def tokenizer(self) -> str:
+        """Name of the tokenizer."""
+        return self.results["tokenizer"]["name"]
+
+
+def evaluation_name(results: Mapping[str, Any]) -> str:
+    """What the files of an evaluation are called: `photos-test.k256-step3600.2x256px.1a2b3c4d`.
+
+    Data, tokenizer, number and size of the examples, and the beginning of the data's digest; characters that file
+    names cannot have are written as in URLs.
+    """
+    size = f"{results['num_examples'] + results['num_skipped']}x{results['size']}"
+    parts = (results["data"]["name"], results["tokenizer"]["name"], size, results["data"]["digest"][:_DIGITS])
+    return urllib.parse.quote(".".join(parts), safe="+[]:,")
 
 
 def write_results(
@@ -38,8 +67,8 @@ def write_results(
 
     Args:
         workdir: the work directory.
-        name: of the evaluation, such as `photos-test`.
-        results: what `evaluate` returned.
+        name: of the files, see `evaluation_name`.
+        results: what `evaluate` returned, with what `Evaluation` needs.
         counts: `(codebook_size,)` int64, uses of each code.
         kept: examples to show.
 
@@ -49,15 +78,15 @@ def write_results(
     directory = workdir / layout.EVAL
     directory.mkdir(exist_ok=True)
     arrays = {f"{row}_{i}": array for i, example in enumerate(kept) for row, array in example._asdict().items()}
-    temporary = directory / f".{name}.tmp.npz"
-    np.savez_compressed(temporary, counts=counts, **arrays)
-    os.replace(temporary, directory / f"{name}.npz")
+    archive = io.BytesIO()
+    np.savez_compressed(archive, counts=counts, **arrays)
+    write_bytes(directory / f"{name}.npz", archive.getvalue())
     write_json(directory / f"{name}.json", results)
     return directory / f"{name}.json"
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Results by evaluation (`photos-test`), without arrays; empty if nothing was evaluated.
+    """Results by evaluation (see `evaluation_name`), without arrays; empty if nothing was evaluated.
 
     Raises:
         CheckpointError: a damaged file.
@@ -91,12 +120,14 @@ def _read_evaluation(workdir: pathlib.Path, name: str, results: Mapping[str, Any
         raise CheckpointError(f"{path} is missing or damaged ({reason}): evaluate again (--mode=evaluate)") from error
     try:
         names = [str(results["examples"][i]["name"]) for i in range(num_kept)]
+        shown = [
+            Shown(str(results["data"]["name"]), example_name, example._asdict())
+            for example_name, example in zip(names, examples, strict=True)
+        ]
+        evaluation_name(results)
+        str(results["tokenizer"]["sha256"])
     except (KeyError, IndexError, TypeError) as error:
         raise CheckpointError(
             f"{path.with_suffix('.json')} is damaged ({error!r}): evaluate again (--mode=evaluate)"
         ) from error
-    return Evaluation(
-        results,
-        counts,
-        [Shown(name, example_name, example._asdict()) for example_name, example in zip(names, examples, strict=True)],
-    )
+    return Evaluation(results, counts, shown)

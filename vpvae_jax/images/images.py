@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vpvae_jax.images import pixels
-from vpvae_jax.images.metrics import METRICS, SSIM_WINDOW
+from vpvae_jax.images.metrics import METRICS, SSIM_WINDOW, psnr
 from vpvae_jax.images.settings import VQGAN, ImageData, ImageEval, ImageLoss
 from vpvae_jax.modality import Examples, Loss, Modality, Shown
 from vpvae_jax.models.autoencoder import Autoencoder
@@ -156,35 +157,36 @@ class Images(Modality):
             process=this_process(),
         )
 
-    def check_source(self, source: Any, crop: int) -> None:
-        """Raise DataError for images smaller than a crop, or too small for the metrics; see `Modality.check_source`."""
+    def check_source(self, source: Any, crop: int) -> int:
+        """Count images smaller than a crop, or too small for the metrics; see `Modality.check_source`."""
         from vpvae_jax.images.decoding import check_sizes
 
-        if not self.data.resize:
-            check_sizes(source, crop=crop, min_side=self._min_side)
+        return check_sizes(source, resize=self.data.resize, min_side=crop or self._min_side)
 
     def batch_shape(self, batch_size: int, crop: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, crop, crop, 3), jnp.uint8)
+
+    @property
+    def eval_size(self) -> str:
+        """Side of the crop that is evaluated, and to which side images were resized before."""
+        resized = f"-of-{self.data.resize}" if self.data.resize else ""
+        return (f"{self.data.eval_crop}px" if self.data.eval_crop else "whole") + resized
 
     def examples(self, source: Any) -> Examples:
         """Central crops, or whole images with sides cut to multiples of the stride."""
         from vpvae_jax.images.decoding import ImageDecoder, eval_images
 
-        decoder = ImageDecoder(self.data.resize)
-        items = eval_images(
-            source,
-            decoder,
-            crop=self.data.eval_crop,
-            multiple=self.stride,
-            min_side=self._min_side,
-            process=this_process(),
-        )
+        decoder = ImageDecoder(self.data.resize, min_side=self.data.eval_crop or self._min_side)
+        items = eval_images(source, decoder, crop=self.data.eval_crop, multiple=self.stride, process=this_process())
         return Examples(items, len(source), decoder.unreadable, self.evaluation.batch_size)
 
     def scorer(self) -> Any:
         from vpvae_jax.images.scoring import ImageScorer
 
         return ImageScorer(**{metric.needs: self.weights_of(metric.needs) for metric in METRICS if metric.needs})
+
+    def first_metric(self, reconstruction: np.ndarray, original: np.ndarray) -> list[float]:
+        return np.asarray(psnr(jnp.asarray(reconstruction), jnp.asarray(original))).tolist()
 
     def show(self, directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
         from vpvae_jax.images.pictures import show_images

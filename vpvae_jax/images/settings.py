@@ -15,7 +15,11 @@ class ImageData(Data):
     """Images and how they are cropped."""
 
     resize: int = setting(
-        256, "Short side before cropping; 0 leaves images as they are.", bound=NOT_NEGATIVE, unit="pixels"
+        256,
+        "Short side before cropping; 0 leaves images as they are.",
+        bound=NOT_NEGATIVE,
+        unit="pixels",
+        affects="reading",
     )
     crop: int = setting(256, "Side of a training crop.", bound=POSITIVE, unit="pixels")
     eval_crop: int = setting(

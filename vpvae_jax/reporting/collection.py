@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vpvae_jax.config import workdir as layout
@@ -13,9 +13,11 @@ from vpvae_jax.modality import Metric, Modality, columns
 from vpvae_jax.reporting import tables
 from vpvae_jax.reporting.paper_numbers import nominal_size, paper_numbers
 from vpvae_jax.runtime.errors import CheckpointError, ConfigError
+from vpvae_jax.tokenizer import storage
 from vpvae_jax.training.metric_log import read_metrics
 
-CSV_COLUMNS = ("run", "method", "codebook_size", "evaluation", "metric", "ours", "paper")
+CSV_COLUMNS = ("run", "method", "tokenizer", "codebook_size", "evaluation", "metric", "ours", "paper")
+_DIGITS = 8  # of a digest in a title
 _COUNTS = ("num_codes_used", "codebook_size", "num_tokens", "num_examples", "num_skipped")
 
 
@@ -25,7 +27,8 @@ class FinishedRun(NamedTuple):
     name: str  # of the directory
     config: Mapping[str, Any]  # of the training, nested
     modality: Modality
-    evaluations: Mapping[str, Evaluation]  # by name
+    evaluations: Mapping[str, Evaluation]  # by the name of their files
+    stale: frozenset[str]  # names of those of a tokenizer that is older than the newest, gone or replaced
     log: Sequence[Mapping[str, float]]  # lines of metrics.jsonl
 
     @property
@@ -38,7 +41,9 @@ class Line(NamedTuple):
     """A run in one evaluation: a line of a table."""
 
     run: FinishedRun
-    evaluation: str
+    name: str  # of the evaluation
+    evaluation: str  # its title, the same for evaluations that can be compared: `photos-test, 2 x 256px`
+    tokenizer: str  # its name, and whether the evaluation is stale
     codebook_size: int  # K as the paper calls it
     metrics: Mapping[str, Metric]  # those that are scored, by key
     ours: Mapping[str, float | None]
@@ -93,7 +98,9 @@ def read_run(workdir: pathlib.Path) -> FinishedRun:
         evaluations = read_evaluations(workdir)
         config = layout.read_config(workdir)
         modality = MODALITIES[config.model.name](config.data, config.model, config.loss, config.eval)
-        run = FinishedRun(workdir.absolute().name, config.to_dict(), modality, evaluations, read_metrics(workdir))
+        stale = frozenset(_stale(workdir, evaluations))
+        log = read_metrics(workdir)
+        run = FinishedRun(workdir.absolute().name, config.to_dict(), modality, evaluations, stale, log)
         lines([run])  # fails here if a table would lack something
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise CheckpointError(
@@ -102,24 +109,44 @@ def read_run(workdir: pathlib.Path) -> FinishedRun:
     return run
 
 
+def _stale(workdir: pathlib.Path, evaluations: Mapping[str, Evaluation]) -> Iterator[str]:
+    newest = max((evaluation.results["step"] for evaluation in evaluations.values()), default=0)
+    for name, evaluation in evaluations.items():
+        digest = storage.sha256(workdir / layout.TOKENIZERS / evaluation.tokenizer)
+        if evaluation.results["step"] < newest or evaluation.results["tokenizer"]["sha256"] != digest:
+            yield name
+
+
 def lines(runs: Sequence[FinishedRun]) -> list[Line]:
-    """Every evaluation of every run, grouped by evaluation."""
-    found = []
-    for name in sorted({name for run in runs for name in run.evaluations}):
-        for run in runs:
-            if name in run.evaluations:
-                found.append(_line(run, name))
-    return found
+    """Every evaluation of every run, those of the same data and size side by side."""
+    titles = _titles({evaluation.subject for run in runs for evaluation in run.evaluations.values()})
+    found = [
+        _line(run, name, titles[evaluation.subject]) for run in runs for name, evaluation in run.evaluations.items()
+    ]
+    return sorted(found, key=lambda line: line.evaluation)
 
 
-def _line(run: FinishedRun, name: str) -> Line:
-    results, quantizer = run.evaluations[name].results, run.config["quantizer"]
+def _titles(subjects: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """A title for each subject: no more than what tells it from the others."""
+    titles = {}
+    for data, size, digest in subjects:
+        same_data = [subject for subject in subjects if subject[0] == data]
+        same_size = [subject for subject in same_data if subject[1] == size]
+        title = f"{data}, {size}" if len(same_data) > len(same_size) else data
+        titles[data, size, digest] = f"{title}, {digest[:_DIGITS]}" if len(same_size) > 1 else title
+    return titles
+
+
+def _line(run: FinishedRun, name: str, title: str) -> Line:
+    evaluation = run.evaluations[name]
+    results, quantizer = evaluation.results, run.config["quantizer"]
     metrics = {key: metric for key, metric in columns(run.modality.metrics).items() if key in results}
     ours = {key: None if results[key] is None else float(results[key]) for key in metrics}
     size = nominal_size(quantizer, int(results["codebook_size"]))
-    paper = paper_numbers(quantizer, size, name, results.get("config", run.config)["data"])
+    paper = paper_numbers(quantizer, size, evaluation.data, results.get("config", run.config)["data"])
     counts = {key: int(results[key]) for key in _COUNTS}
-    return Line(run, name, size, metrics, ours, paper, float(results["cvu_ceiling"]), counts)
+    tokenizer = f"{evaluation.tokenizer} (stale)" if name in run.stale else evaluation.tokenizer
+    return Line(run, name, title, tokenizer, size, metrics, ours, paper, float(results["cvu_ceiling"]), counts)
 
 
 def by_evaluation(found: Sequence[Line]) -> dict[str, tuple[list[Line], dict[str, Metric]]]:
@@ -136,9 +163,9 @@ def markdown(runs: Sequence[FinishedRun]) -> str:
     """A table for each evaluation: a line a run, a column a metric, the paper's number in brackets."""
     parts = []
     for name, (group, metrics) in by_evaluation(lines(runs)).items():
-        heads = ["run", "method", "K", *(metric.title for metric in metrics.values()), "tokens"]
+        heads = ["run", "method", "tokenizer", "K", *(metric.title for metric in metrics.values()), "tokens"]
         rows = [
-            [line.run.name, line.run.method, str(line.codebook_size)]
+            [line.run.name, line.run.method, line.tokenizer, str(line.codebook_size)]
             + [line.cell(key, metric) for key, metric in metrics.items()]
             + [str(line.counts["num_tokens"])]
             for line in group
@@ -151,7 +178,7 @@ def table_csv(runs: Sequence[FinishedRun]) -> str:
     """`CSV_COLUMNS`, a line a metric; empty where there is no number."""
     rows: list[tuple[Any, ...]] = []
     for line in lines(runs):
-        start = (line.run.name, line.run.method, line.codebook_size, line.evaluation)
+        start = (line.run.name, line.run.method, line.tokenizer, line.codebook_size, line.evaluation)
         rows += [(*start, key, line.ours[key], line.paper.get(key)) for key in line.metrics]
         rows.append((*start, "cvu_ceiling", line.cvu_ceiling, None))
     return tables.comma_separated(CSV_COLUMNS, rows)

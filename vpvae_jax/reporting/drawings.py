@@ -17,6 +17,11 @@ _CURVES = {
     "lpips": "LPIPS",
     "stft": "multi-scale STFT distance",
     "whisper": "distance of Whisper's features",
+    "eval_psnr_db": "PSNR dB of the examples that are watched",
+    "eval_psnr_db_continuous": "the same without quantization",
+    "eval_stoi": "STOI of the examples that are watched",
+    "eval_stoi_continuous": "the same without quantization",
+    "eval_cvu": "CVU of the examples that are watched",
     "batch_usage": "CVU of a training batch",
     "quantizer_loss": "quantizer loss",
     "acceptance_rate": "acceptance rate",
@@ -56,7 +61,7 @@ def draw_code_usage(titled: Mapping[str, Line]) -> matplotlib.figure.Figure:
     """
     chart = matplotlib.figure.Figure(figsize=(9, 3.2 * len(titled)), layout="constrained")
     for axes, (title, line) in zip(chart.subplots(len(titled), squeeze=False)[:, 0], titled.items(), strict=True):
-        evaluation = line.run.evaluations[line.evaluation]
+        evaluation = line.run.evaluations[line.name]
         shares = np.sort(evaluation.counts)[::-1] / evaluation.counts.sum()
         axes.stairs(shares, fill=True)  # a bar for each code takes half a minute for 16,384
         axes.axhline(1 / len(shares), color="black", linewidth=0.8, linestyle="--", label="all codes alike")

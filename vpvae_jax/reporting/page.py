@@ -47,7 +47,7 @@ def page(runs: Sequence[FinishedRun]) -> str:
         css=markupsafe.Markup(_asset("page.css")),  # ours: nothing in it comes from files of a run
         javascript=markupsafe.Markup(_asset("page.js")),
         tables=[_table(name, group, metrics) for name, (group, metrics) in groups.items()],
-        example_sections=[section for name in groups if (section := _examples(name, runs))],
+        example_sections=[section for name, (group, _) in groups.items() if (section := _examples(name, group))],
         usage=[_usage(line) for line in found],
         curves=_chart(draw_curves({run.name: run.log for run in runs}), "curves of training"),
         settings=[_settings(run) for run in runs],
@@ -71,12 +71,13 @@ def _table(name: str, group: Sequence[Line], metrics: Mapping[str, Metric]) -> d
     rows = []
     for line in group:
         counts = line.counts
-        cells = [_cell(line.run.name), _cell(line.run.method), _cell(str(line.codebook_size), line.codebook_size)]
+        cells = [_cell(line.run.name), _cell(line.run.method), _cell(line.tokenizer)]
+        cells.append(_cell(str(line.codebook_size), line.codebook_size))
         cells += [_cell(line.cell(key, metric), line.ours.get(key)) for key, metric in metrics.items()]
         cells.append(_cell(f"{counts['num_codes_used']}/{counts['codebook_size']}", counts["num_codes_used"]))
         cells += [_cell(str(counts[key]), counts[key]) for key in ("num_tokens", "num_examples", "num_skipped")]
         rows.append(cells)
-    heads = ["run", "method", "K", *titles, "codes used", "tokens", "examples", "skipped"]
+    heads = ["run", "method", "tokenizer", "K", *titles, "codes used", "tokens", "examples", "skipped"]
     return {"title": name, "heads": heads, "rows": rows}
 
 
@@ -85,14 +86,14 @@ def _cell(text: str, value: float | None = None) -> dict[str, Any]:
     return {"text": text, "value": None if value is None else float(value)}
 
 
-def _examples(evaluation: str, runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
-    """Each example once: the original, then the reconstruction of each run; another crop of it is another example."""
+def _examples(evaluation: str, lines: Sequence[Line]) -> dict[str, Any] | None:
+    """Each example once: the original, then each reconstruction; another crop of it is another example."""
     groups: dict[tuple[str, bytes], list[tuple[str, np.ndarray]]] = {}
-    for run in runs:
-        for shown in run.evaluations[evaluation].shown if evaluation in run.evaluations else ():
+    for line in lines:
+        for shown in line.run.evaluations[line.name].shown:
             original = shown.arrays["original"]
             group = groups.setdefault((shown.name, original.tobytes()), [("original", original)])
-            group.append((run.name, shown.arrays["quantized"]))
+            group.append((_caption(line), shown.arrays["quantized"]))
     if not groups:
         return None
     first = list(groups.items())[:_MAX_EXAMPLES]
@@ -129,8 +130,14 @@ def _medium(array: np.ndarray, label: str) -> dict[str, Any]:
     return {"is_picture": False, "label": label, "source": _data_url("audio/wav", buffer)}
 
 
+def _caption(line: Line) -> str:
+    """The run, with the tokenizer where it has several."""
+    several = len({evaluation.tokenizer for evaluation in line.run.evaluations.values()}) > 1
+    return f"{line.run.name}, {line.tokenizer}" if several else line.run.name
+
+
 def _usage(line: Line) -> dict[str, str]:
-    title = f"{line.run.name}, {line.evaluation}"
+    title = f"{_caption(line)}, {line.evaluation}"
     return _chart(draw_code_usage({title: line}), f"use of codes: {title}")
 
 

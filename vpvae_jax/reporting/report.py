@@ -6,10 +6,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from vpvae_jax.config import workdir as layout
 from vpvae_jax.reporting.collection import lines, markdown, read_run, read_runs, table_csv
 from vpvae_jax.reporting.drawings import draw_code_usage, draw_curves
 from vpvae_jax.reporting.page import page
-from vpvae_jax.reporting.tables import results_table, visible
+from vpvae_jax.reporting.tables import results_table
+from vpvae_jax.runtime.console import visible
 from vpvae_jax.runtime.files import write_text
 
 CURVES, CODE_USAGE, PAGE = "curves.png", "code_usage.png", "report.html"
@@ -29,11 +31,13 @@ def write_report(workdir: pathlib.Path) -> list[pathlib.Path]:
         CheckpointError: nothing was evaluated yet, or a damaged file.
     """
     run = read_run(workdir)
-    shown = [example for evaluation in run.evaluations.values() for example in evaluation.shown]
+    current = layout.current_tokenizer(workdir)
+    of_current = {name: each for name, each in run.evaluations.items() if each.tokenizer == current}
+    shown = [example for evaluation in (of_current or run.evaluations).values() for example in evaluation.shown]
     paths = run.modality.show(workdir, shown) if shown else []
     charts = {
         CURVES: draw_curves({run.name: run.log}),
-        CODE_USAGE: draw_code_usage({line.evaluation: line for line in lines([run])}),
+        CODE_USAGE: draw_code_usage({f"{line.evaluation}, {line.tokenizer}": line for line in lines([run])}),
     }
     for name, chart in charts.items():
         chart.savefig(workdir / name, dpi=_DPI)
@@ -48,7 +52,7 @@ def print_summary(workdir: pathlib.Path) -> None:
         CheckpointError: nothing was evaluated yet, or a damaged file.
     """
     run = read_run(workdir)
-    results = {name: evaluation.results for name, evaluation in run.evaluations.items()}
+    results = {(line.evaluation, line.tokenizer): run.evaluations[line.name].results for line in lines([run])}
     print(f"\n{results_table(results, run.modality.metrics)}\n")
 
 

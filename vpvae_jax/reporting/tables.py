@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vpvae_jax.modality import CVU, Metric, columns
+from vpvae_jax.runtime.console import visible
 
 # Characters that would make a cell more than text: the end of a cell, tags, links, code, emphasis.
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~])")
@@ -39,11 +40,6 @@ def score(metric: Metric, value: float | None, cvu_ceiling: float) -> str:
 def with_equal_use(text: str, ceiling: float) -> str:
     """A CVU with the value that equal use of all codes is expected to reach; see `codebooks.usage.cvu_ceiling`."""
     return f"{text} (equal use {number(ceiling, CVU.decimals)})"
-
-
-def visible(text: str) -> str:
-    r"""A text on one line that cannot steer a terminal: what is not printable becomes an escape, such as \n or \x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -77,26 +73,35 @@ def comma_separated(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return file.getvalue()
 
 
-def results_table(results: Mapping[str, Mapping[str, Any]], metrics: tuple[Metric, ...]) -> str:
+def results_table(results: Mapping[tuple[str, str], Mapping[str, Any]], metrics: tuple[Metric, ...]) -> str:
     """The evaluations of a run as aligned text, a row each, and which metrics lack the weights of their network.
 
     Args:
-        results: at least one, by evaluation; see `evaluation.records.read_results`.
+        results: at least one, by evaluation and tokenizer; see `evaluation.records.Evaluation`.
         metrics: of the modality.
     """
     shown = columns(metrics)
     scored = {key: metric for key, metric in shown.items() if any(key in values for values in results.values())}
-    heads = ("", "examples", "tokens", *(metric.title for metric in scored.values()), "codes used", "skipped")
+    heads = (
+        "",
+        "tokenizer",
+        "examples",
+        "tokens",
+        *(metric.title for metric in scored.values()),
+        "codes used",
+        "skipped",
+    )
     rows = [
         (
             name,
+            tokenizer,
             str(values["num_examples"]),
             str(values["num_tokens"]),
             *(score(metric, values.get(key), values["cvu_ceiling"]) for key, metric in scored.items()),
             f"{values['num_codes_used']}/{values['codebook_size']}",
             str(values["num_skipped"]),
         )
-        for name, values in results.items()
+        for (name, tokenizer), values in results.items()
     ]
     lacking = [
         f"without {metric.title}: it needs --config.eval.{metric.needs}"

@@ -15,9 +15,14 @@ from absl import logging
 TRY_AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command may succeed
 
 
+def visible(text: str) -> str:
+    r"""A text on one line that cannot steer a terminal: what is not printable becomes an escape, such as \n or \x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the process with `error: MESSAGE` and an exit code."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error: {visible(' '.join(message.split()))}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)  # libraries would try to write what they still hold, fail again and say so
 

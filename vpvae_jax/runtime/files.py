@@ -1,31 +1,65 @@
-"""Files that are replaced as a whole, checksums, and directories that one process holds at a time."""
+"""Files that are replaced as a whole, and checksums."""
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import platform
 from typing import Any
 
-import filelock
+import psutil
 
-from vpvae_jax.runtime.errors import CheckpointError, ConfigError
+from vpvae_jax.runtime.errors import CheckpointError
 
 _CHUNK_BYTES = 2**20
-_LOCK = ".lock"
+_numbers = itertools.count()  # of the temporary files of this process
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that it is either the old or the new one at any moment, whoever else writes it.
+
+    What writers of this host that were killed have left beside it is deleted.
+    """
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{next(_numbers)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+    for other in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(platform.node())}.*.tmp"):
+        pid = other.name.split(".")[-3]
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            other.unlink(missing_ok=True)
+
+
+def is_temporary(name: str, *, of: str) -> bool:
+    """Whether a name is of a file that a process is writing, or has left, on its way to another name."""
+    return name.startswith(f".{of}.") and name.endswith(".tmp")
+
+
+def _sync_directory(directory: pathlib.Path) -> None:
+    """Have the names in a directory survive a loss of power, where the system can."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some file systems have no such thing
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: pathlib.Path, content: str) -> None:
-    """Write a text so that the file is either the old or the new one at any moment."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be any bytes
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a text so that the file is either the old or the new one at any moment; see `write_bytes`."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))  # names of files may be any bytes
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -50,22 +84,3 @@ def sha256(path: pathlib.Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def hold(directory: pathlib.Path) -> Iterator[None]:
-    """Hold a directory, which is made if it does not exist, until the block or the process ends.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(directory / _LOCK, blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ConfigError(f"another process is at work in {directory}: wait for it, or choose another") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -1,12 +1,18 @@
-"""Being asked to stop: SIGTERM saves and ends well."""
+"""Being asked to stop: SIGTERM and Ctrl-C save and end well."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
+from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
 class Stopped(BaseException):
@@ -15,36 +21,45 @@ class Stopped(BaseException):
     No Exception: what passes over a bad record must not pass over it.
 
     Args:
-        message: for the user.
+        message: for the user; empty where nothing was saved for it.
         by_all: whether the other processes of the run stop at the same place.
+        code: of the process' exit.
     """
 
-    def __init__(self, message: str, *, by_all: bool = False):
+    def __init__(self, message: str = "", *, by_all: bool = False, code: int = 0):
         super().__init__(message)
-        self.by_all = by_all
+        self.by_all, self.code = by_all, code
 
 
 class Preemption:
     """Whether the run was asked to stop. Use as a context manager, around the steps of a training.
 
     Alone, a process takes SIGTERM itself. Of several, JAX's runtime takes it: when one of them gets it, all learn of it
-    and agree on the step after which they stop.
+    and agree on the step after which they stop. Ctrl-C does the same; a second one is a KeyboardInterrupt at once.
     """
 
     def __init__(self):
         self._asked = False
-        self._previous = None
+        self._previous: dict[int, Any] = {}
+        self._code = 0
 
     def __enter__(self) -> Preemption:
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+        if threading.current_thread() is threading.main_thread():
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
+            if jax.process_count() == 1:
+                self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
         if self._asked and error_type is None:  # while the last step was being saved
-            raise Stopped("asked to stop: the last step is saved; run the same command again to resume")
+            raise self.stopped("the last step is saved")
+
+    def stopped(self, what: str) -> Stopped:
+        """What to raise once all is saved."""
+        message = f"asked to stop: {what}; run the same command again to resume"
+        return Stopped(message, by_all=True, code=self._code)
 
     @staticmethod
     def begin_at(step: int) -> None:
@@ -58,15 +73,26 @@ class Preemption:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
-    def _note(self, *_) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
         self._asked = True
 
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._code:
+            raise KeyboardInterrupt
+        self._code = INTERRUPTED
+        print("\nstopping after this step, to save it; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the others
+        else:
+            self._note(number, frame)
 
-def stop_on_sigterm() -> None:
+
+def stop_when_asked() -> None:
     """Have SIGTERM end this program by `Stopped`, where nothing needs saving; `Preemption` is for where it does."""
 
     def stop(*_):
-        raise Stopped("asked to stop: finished checkpoints are kept; run the same command again to resume")
+        raise Stopped
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import secrets
 from collections.abc import Sequence
@@ -85,6 +86,19 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         raise ConfigError(
             f"the processes did not meet ({reason}): start all of them within five minutes with the same coordinator, "
             f"outside a cluster with --coordinator=HOST:PORT --num_processes=N --process_id=I"
+        ) from error
+
+
+def check_backend() -> None:
+    """Raise ConfigError if JAX has no device to compute on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX_PLATFORMS names a backend without devices
+        reason = " ".join(str(error).split())[:200] or "no device"
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise ConfigError(
+            f"JAX cannot use a device (JAX_PLATFORMS={platforms}: {reason}): install its plugin, such as "
+            f"'vpvae_jax[cuda12]', or set JAX_PLATFORMS=cpu"
         ) from error
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-Affects = Literal["state", "codebook", "metrics", "nothing"]
+Affects = Literal["state", "length", "source", "reading", "codebook", "metrics", "nothing"]
 
 
 class Bound(NamedTuple):
@@ -46,9 +46,10 @@ def setting(default: Any, doc: str, **about: Any) -> Any:
     Args:
         default: its default value.
         doc: what it means, one sentence.
-        **about: see `Setting`. `affects` is "state" (what is trained), "codebook" (only its fit), "metrics" (only
-            evaluations) or "nothing" (speed, logging, where files are): resuming, evaluating and comparing derive from
-            it which keys may differ.
+        **about: see `Setting`. `affects` is "state" (what is trained), "length" (how long), "source" (which examples
+            are read, to train and to evaluate), "reading" (how they are read), "codebook" (only its fit), "metrics"
+            (only evaluations) or "nothing" (speed, logging, where files are): resuming, evaluating and comparing
+            derive from it which keys may differ.
     """
     return dataclasses.field(default=default, metadata={"setting": Setting(doc, **about)})
 

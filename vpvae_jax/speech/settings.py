@@ -17,19 +17,26 @@ class SpeechData(Data):
     """Recordings and how they are cropped."""
 
     name: str = setting(
-        "librispeech/lazy_decode", "With tfds: data set name, or path of a prepared version directory.", source=_PAPER
+        "librispeech/lazy_decode",
+        "With tfds: data set name, or path of a prepared version directory.",
+        source=_PAPER,
+        affects="source",
     )
-    path: str = setting("", "With folder: the folder, searched recursively for wav, flac, ogg and mp3 files.")
+    path: str = setting(
+        "", "With folder: the folder, searched recursively for wav, flac, ogg and mp3 files.", affects="source"
+    )
     train_split: str = setting(
         "train_clean100+train_clean360+train_other500",
         "Split to train on; TFDS slices and sums are allowed.",
         source=_PAPER,
+        affects="source",
     )
     sample_rate: int | None = setting(
         None,
         "With tfds: sample rate of integer samples if the data set does not state it.",
         bound=Bound("a positive number of Hz", 0, is_low_in=False),
         unit="Hz",
+        affects="reading",
     )
     normalize: bool = setting(
         True, "Scale each training recording so that its peaks are equally loud; evaluations keep the level."

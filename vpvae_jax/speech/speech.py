@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import pathlib
@@ -19,7 +20,7 @@ from vpvae_jax.runtime.errors import ConfigError, DataError
 from vpvae_jax.runtime.processes import this_process
 from vpvae_jax.runtime.settings import nearest
 from vpvae_jax.speech import losses
-from vpvae_jax.speech.metrics import METRICS, require_packages
+from vpvae_jax.speech.metrics import METRICS, UnscorableError, require_packages, stoi
 from vpvae_jax.speech.settings import SpeechData, SpeechEval, SpeechLoss, SQCodec
 from vpvae_jax.speech.waveform import LOUDEST, SAMPLE_RATE
 from vpvae_jax.speech.windows import Windows, decode_windows, encode_windows, map_tokens
@@ -204,17 +205,23 @@ class Speech(Modality):
             process=this_process(),
         )
 
-    def check_source(self, source: FolderSource | TfdsSource, crop: int) -> None:
+    def check_source(self, source: FolderSource | TfdsSource, crop: int) -> int:
         """Raise UserError if a metric lacks its package, DataError if none of the first recordings can be read."""
         from vpvae_jax.speech.decoding import check_clips
 
         del crop  # a shorter recording is repeated
         require_packages(self.evaluation.metrics)
         check_clips(source, normalize=self.data.normalize, sample_rate=self.data.sample_rate, min_samples=self.stride)
+        return 0
 
     def batch_shape(self, batch_size: int, crop: int) -> jax.ShapeDtypeStruct:
         """`(batch_size, crop)` float32."""
         return jax.ShapeDtypeStruct((batch_size, crop), jnp.float32)
+
+    @property
+    def eval_size(self) -> str:
+        """How many samples of a recording are evaluated."""
+        return f"{self.data.eval_crop}samples" if self.data.eval_crop else "whole"
 
     def examples(self, source: FolderSource | TfdsSource) -> Examples:
         """Whole recordings at their own level, or the first `data.eval_crop` samples of them."""
@@ -233,6 +240,14 @@ class Speech(Modality):
         from vpvae_jax.speech.scoring import AudioScorer
 
         return AudioScorer(self.evaluation.metrics)
+
+    def first_metric(self, reconstruction: np.ndarray, original: np.ndarray) -> list[float]:
+        """STOI of each recording that has one."""
+        scores = []
+        for pair in zip(reconstruction, original, strict=True):
+            with contextlib.suppress(UnscorableError):
+                scores.append(stoi(*pair))
+        return scores
 
     def show(self, directory: pathlib.Path, examples: list[Shown]) -> list[pathlib.Path]:
         """Write wav files and spectrograms of at least one example; returns their paths."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import json
-import os
 import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from vpvae_jax.config import schema
+from vpvae_jax.config import workdir as layout
 from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
 from vpvae_jax.runtime.errors import CheckpointError, ConfigError, DataError
-from vpvae_jax.runtime.files import sha256
-
-_WEIGHTS = "weights.safetensors"
-_DESCRIPTION = "tokenizer.json"
+from vpvae_jax.tokenizer.storage import damaged, read, write
 
 
 def encode_examples(
@@ -85,6 +80,13 @@ class Tokenizer:
         self._to_latents, self._to_examples = jax.jit(to_latents), jax.jit(to_examples)
         self._to_indices, self._to_codes = jax.jit(to_indices), jax.jit(to_codes)
 
+    def with_weights(self, params: Any, codebook: Any, step: int) -> Tokenizer:
+        """The same tokenizer with other weights of the same shapes: nothing is compiled again."""
+        other = copy.copy(self)
+        other._weights = jax.device_put(jax.tree.map(np.asarray, {"network": params, "codebook": codebook}))
+        other.step = step
+        return other
+
     def latents(self, examples: np.ndarray | jax.Array) -> jax.Array:
         """Latents as the decoder sees them without quantization, `(n, ..., d)` float32, of `(n, ...)` examples."""
         examples = examples if isinstance(examples, jax.Array) else np.asarray(examples)
@@ -141,53 +143,66 @@ class Tokenizer:
         return jax.device_put(self.modality.decode(decode, z))
 
     def save(self, directory: pathlib.Path | str) -> None:
-        """Write `weights.safetensors` and `tokenizer.json`; an older directory is replaced once both are written."""
-        directory = pathlib.Path(directory)
-        temporary = directory.with_name(f".{directory.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        """Write `weights.safetensors`, which `load` reads, and `tokenizer.json`, a description for people.
+
+        At any moment the directory holds the old tokenizer or the new one.
+
+        Args:
+            directory: missing, empty, or with nothing but a tokenizer, which is replaced; `~` is the home directory.
+
+        Raises:
+            CheckpointError: the directory holds something else.
+        """
+        about = {"step": self.step, "codebook_size": self.codebook_size, "config": self.config.to_dict()}
+        write(_path(directory), self.arrays(), about)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and codebook as they are stored, by name: `network/encoder/...`, `codebook`."""
         flat = flax.traverse_util.flatten_dict(self._weights, sep="/")
-        arrays = {name: np.ascontiguousarray(array) for name, array in flat.items()}
-        try:
-            safetensors.numpy.save_file(arrays, temporary / _WEIGHTS)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"{temporary / _WEIGHTS} cannot be written ({error})") from error
-        description = {
-            "step": self.step,
-            "codebook_size": self.codebook_size,
-            "weights_sha256": sha256(temporary / _WEIGHTS),
-            "config": self.config.to_dict(),
-        }
-        (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        previous = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(previous, ignore_errors=True)
-        if directory.exists():
-            os.replace(directory, previous)
-        os.replace(temporary, directory)
-        shutil.rmtree(previous, ignore_errors=True)
+        return {name: np.asarray(array) for name, array in flat.items()}
 
     @classmethod
     def load(cls, directory: pathlib.Path | str) -> Tokenizer:
         """Read what `save` wrote; nothing in the files is executed.
 
+        Args:
+            directory: of a tokenizer, or a work directory, for the current tokenizer of the run.
+
         Raises:
-            CheckpointError: no tokenizer there, or a damaged one.
+            CheckpointError: no tokenizer there, a damaged one, or one whose parts do not fit together.
         """
-        directory = pathlib.Path(directory)
-        if not (directory / _DESCRIPTION).exists():
-            raise CheckpointError(f"{directory} holds no tokenizer: fit a codebook first (--mode=fit_codebook)")
+        directory = layout.tokenizer_of(_path(directory))
+        arrays, about = read(directory)
         try:
-            description = json.loads((directory / _DESCRIPTION).read_text())
-            if description.get("weights_sha256", digest := sha256(directory / _WEIGHTS)) != digest:
-                raise ValueError(f"{_WEIGHTS} has changed since it was written")
-            flat = safetensors.numpy.load_file(directory / _WEIGHTS)
-            weights = flax.traverse_util.unflatten_dict(flat, sep="/")
-            experiment = Experiment(schema.from_dict(description["config"]), is_training=False)
-            return cls(experiment, weights["network"], weights["codebook"], description["step"])
+            experiment = Experiment(schema.from_dict(about["config"]), is_training=False)
+            step = about["step"]
+            if type(step) is not int or step < 0:
+                raise ConfigError(f"step={step!r}: expected a number of updates")
+            _check_arrays(experiment, arrays)
         except ConfigError as error:
             raise CheckpointError(f"the tokenizer in {directory} cannot be used: {error}") from error
-        except Exception as error:  # of safetensors, of JSON, of what the config is taken for
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(
-                f"the tokenizer in {directory} is damaged ({reason}): fit it again (--mode=fit_codebook)"
-            ) from error
+        except (KeyError, TypeError) as error:
+            raise damaged(directory, f"its description lacks {error}") from error
+        weights = flax.traverse_util.unflatten_dict(arrays, sep="/")
+        return cls(experiment, weights["network"], weights["codebook"], step)
+
+
+def _check_arrays(experiment: Experiment, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ConfigError unless the arrays are those of the network and of a codebook, and all numbers are finite."""
+    quantizer = experiment.token_quantizer
+    codebook = jax.ShapeDtypeStruct((quantizer.codebook_size, quantizer.latent_dim), jnp.float32)
+    tree = {"network": experiment.abstract_params(), "codebook": codebook}
+    expected = flax.traverse_util.flatten_dict(tree, sep="/")
+    for name in sorted(expected.keys() | arrays.keys()):
+        if name not in expected:
+            raise ConfigError(f"{name} is no part of it: expected only the arrays of its network and its codebook")
+        wanted = f"{expected[name].dtype}{expected[name].shape}"
+        found = f"{arrays[name].dtype}{arrays[name].shape}" if name in arrays else "nothing"
+        if found != wanted:
+            raise ConfigError(f"{name} is {found}: expected {wanted} by its config")
+        if not np.isfinite(arrays[name]).all():
+            raise ConfigError(f"{name} has {(~np.isfinite(arrays[name])).sum()} values that are not finite")
+
+
+def _path(directory: pathlib.Path | str) -> pathlib.Path:
+    return pathlib.Path(directory).expanduser()

@@ -1,4 +1,4 @@
-"""Fit the codebook of a trained work directory, explicitly and after training."""
+"""Fit codebooks to a trained work directory, explicitly and after training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from vpvae_jax.tokenizer import Tokenizer, encode_examples
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.loop import abstract_state
 from vpvae_jax.training.sharding import state_shardings
+from vpvae_jax.training.state import TrainState
 
 _LOG = logging.getLogger(__name__)
 _FIT_SALT = 1  # keeps the crops and draws of the fit apart from those of the training
@@ -39,36 +41,63 @@ def fit_codebook(experiment: Experiment, workdir: pathlib.Path, step: int | None
     Raises:
         UserError: no such checkpoint, no data, or fewer latents than codes.
     """
-    config, quantizer = experiment.config, experiment.token_quantizer
-    mesh = processes.data_mesh()
-    everywhere, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(processes.DATA_AXIS))
-    with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
-        shardings = state_shardings(abstract_state(experiment), mesh, shard_params=False)
-        state = checkpoints.restore(abstract_state(experiment, shardings), step=step)
-    params = state.params if state.ema_params is None else state.ema_params
+    return next(fit_codebooks([experiment], workdir, step))
 
-    if not quantizer.fitted_afterwards:  # its fit reads no latents
-        latents = jnp.zeros((0, quantizer.latent_dim))
-    elif config.codebook.source == "memory":
-        latents = state.quantizer_state.memory.samples
-    else:
-        to_signal = experiment.modality.to_signal
-        jitted = jax.jit(
-            functools.partial(encode_examples, experiment.network, quantizer, to_signal), out_shardings=everywhere
-        )
-        latents = _encode_training_set(
-            lambda rows: jitted(params["network"], processes.put_rows(rows, sharded)), experiment, mesh.size
-        )
-    if mesh.size > 1 and len(latents):  # the devices share the search for the nearest code
-        num_shared = len(latents) // mesh.size * mesh.size  # a few latents at the end are left out
-        is_enough = num_shared >= quantizer.codebook_size
-        kept = np.asarray(latents)[: num_shared if is_enough else None]
-        latents = processes.put_copy(kept, sharded if is_enough else everywhere)
+
+def fit_codebooks(
+    experiments: Sequence[Experiment], workdir: pathlib.Path, step: int | None = None
+) -> Iterator[Tokenizer]:
+    """Fit codebooks of several sizes to the same latents, which are encoded once; see `fit_codebook`.
+
+    Args:
+        experiments: at least one; they differ in `codebook.num_codes` alone.
+        workdir: of the checkpoints.
+        step: which checkpoint; default the newest.
+
+    Yields:
+        A tokenizer for each.
+    """
+    first = experiments[0]
+    mesh = processes.data_mesh()
+    with Checkpoints(workdir / layout.CHECKPOINTS) as checkpoints:
+        shardings = state_shardings(abstract_state(first), mesh, shard_params=False)
+        state = checkpoints.restore(abstract_state(first, shardings), step=step)
+    latents = _latents(first, state, mesh)
     if not jnp.isfinite(latents).all():
         raise CheckpointError(
             f"step {int(state.step)} gives latents that are not finite: train again in a new --workdir"
         )
-    key = jax.random.fold_in(jax.random.key(config.seed), _FIT_SALT)
+    for experiment in experiments:
+        yield _fit(experiment, state, latents, mesh)
+
+
+def _latents(experiment: Experiment, state: TrainState, mesh: jax.sharding.Mesh) -> jax.Array:
+    """What a codebook is fitted to, `(n, d)`."""
+    config, quantizer = experiment.config, experiment.quantizer
+    if not quantizer.fitted_afterwards:  # its fit reads no latents
+        return jnp.zeros((0, quantizer.latent_dim))
+    if config.codebook.source == "memory":
+        return state.quantizer_state.memory.samples
+    everywhere, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P(processes.DATA_AXIS))
+    encode = functools.partial(encode_examples, experiment.network, quantizer, experiment.modality.to_signal)
+    jitted = jax.jit(encode, out_shardings=everywhere)
+    params = _params(state)["network"]
+    return _encode_training_set(lambda rows: jitted(params, processes.put_rows(rows, sharded)), experiment, mesh.size)
+
+
+def _params(state: TrainState):
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def _fit(experiment: Experiment, state: TrainState, latents: jax.Array, mesh: jax.sharding.Mesh) -> Tokenizer:
+    quantizer, params = experiment.token_quantizer, _params(state)
+    if mesh.size > 1 and len(latents):  # the devices share the search for the nearest code
+        num_shared = len(latents) // mesh.size * mesh.size  # a few latents at the end are left out
+        is_enough = num_shared >= quantizer.codebook_size
+        kept = np.asarray(latents)[: num_shared if is_enough else None]
+        placement = P(processes.DATA_AXIS) if is_enough else P()
+        latents = processes.put_copy(kept, NamedSharding(mesh, placement))
+    key = jax.random.fold_in(jax.random.key(experiment.config.seed), _FIT_SALT)
     try:
         with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
             codebook = quantizer.fit(params["quantizer"], state.quantizer_state, latents, key)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,13 +19,14 @@ from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.runtime import processes
 from vpvae_jax.runtime.errors import CheckpointError, DataError
 from vpvae_jax.runtime.files import read_json, write_json
-from vpvae_jax.runtime.preemption import Preemption, Stopped
+from vpvae_jax.runtime.preemption import Preemption
 from vpvae_jax.training.checkpoint import Checkpoints
 from vpvae_jax.training.profiling import Trace
 from vpvae_jax.training.progress import Progress
 from vpvae_jax.training.sharding import state_shardings
 from vpvae_jax.training.state import TrainState, init_state
 from vpvae_jax.training.step import make_train_step
+from vpvae_jax.training.validation import Validation
 from vpvae_jax.training.watchdogs import StallWatch, Watchdogs
 
 _GIBIBYTE = 2**30
@@ -40,12 +43,13 @@ class Program(NamedTuple):
     compile_seconds: float
 
 
-def train(experiment: Experiment, workdir: pathlib.Path) -> None:
+def train(experiment: Experiment, workdir: pathlib.Path, params: dict[str, Any] | None = None) -> None:
     """Train up to `train.num_steps`, from the newest checkpoint in the work directory if there is one.
 
     Args:
         experiment: the assembled run.
-        workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+        workdir: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
+        params: parameters of the network to begin with, see `warm_start.load`; not used where there is a checkpoint.
 
     Raises:
         UserError: a setting, the data, the disk or a loss that is not finite; finished checkpoints stay.
@@ -57,10 +61,10 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
     )
     with Checkpoints(workdir / layout.CHECKPOINTS, config.checkpoint.keep, config.checkpoint.keep_best) as checkpoints:
         start_step = checkpoints.latest_good_step()
-        _check_same_data(source.identity(), workdir / layout.DATA, is_resuming=start_step is not None)
+        data = {"train": source.identity(), "digest": experiment.digest(config.data.train_split)}
+        _check_same_data(data, workdir / layout.DATA, is_resuming=start_step is not None)
         Preemption.begin_at(start_step or 0)
         if processes.is_first():
-            write_json(workdir / layout.CONFIG, config.to_dict())
             (workdir / layout.DONE).unlink(missing_ok=True)
         if start_step is not None:
             if start_step >= config.train.num_steps:
@@ -75,7 +79,7 @@ def train(experiment: Experiment, workdir: pathlib.Path) -> None:
         elif processes.is_first():
             print(f"compiled the step in {program.compile_seconds:.1f} s; {memory_need(program.step)}", flush=True)
         if start_step is None:
-            state = new_state(experiment, program.state_sharding)
+            state = new_state(experiment, program.state_sharding, params)
         else:
             state = checkpoints.restore(abstract_state(experiment, program.state_sharding), iterator, start_step)
         _run(program, state, iterator, checkpoints, experiment, workdir)
@@ -133,8 +137,16 @@ def memory_need(compiled: jax.stages.Compiled) -> str:
     return f"by XLA's analysis it needs {sum(parts.values()) / _GIBIBYTE:.3g} GiB a device ({words})"
 
 
-def new_state(experiment: Experiment, shardings: TrainState | None = None) -> TrainState:
-    """The state before the first step of a run, on one device unless shardings are given."""
+def new_state(
+    experiment: Experiment, shardings: TrainState | None = None, params: dict[str, Any] | None = None
+) -> TrainState:
+    """The state before the first step of a run, on one device unless shardings are given.
+
+    Args:
+        experiment: the assembled run.
+        shardings: of the state.
+        params: of modules of the network, in place of random ones.
+    """
     initialize = _state_initializer(experiment)
     # Runs once: on CPU, XLA takes ten times as long to optimize the random number generators as to run them.
     init = jax.jit(
@@ -142,7 +154,22 @@ def new_state(experiment: Experiment, shardings: TrainState | None = None) -> Tr
         out_shardings=shardings,
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    return init()
+    state = init()
+    if not params:
+        return state
+
+    def with_given(tree: dict[str, Any]) -> dict[str, Any]:
+        network = dict(tree["network"])
+        for name, given in params.items():
+            network[name] = jax.tree.map(_put_like, given, network[name])
+        return tree | {"network": network}
+
+    ema_params = None if state.ema_params is None else with_given(state.ema_params)
+    return state._replace(params=with_given(state.params), ema_params=ema_params)
+
+
+def _put_like(new: Any, old: jax.Array) -> jax.Array:
+    return processes.put_copy(np.array(new), old.sharding)  # a copy: the step that uses it up may not own `new`
 
 
 def abstract_state(experiment: Experiment, shardings: TrainState | None = None) -> TrainState:
@@ -156,24 +183,28 @@ def abstract_state(experiment: Experiment, shardings: TrainState | None = None) 
 
 
 def _state_initializer(experiment: Experiment) -> Callable[[jax.Array], TrainState]:
-    modality = experiment.modality
     return functools.partial(
         init_state,
         network=experiment.network,
         quantizer=experiment.quantizer,
         optimizer=experiment.optimizer,
-        signal_shape=jax.eval_shape(modality.to_signal, modality.batch_shape(1, experiment.config.data.crop)).shape[1:],
+        signal_shape=experiment.signal_shape,
         use_ema=experiment.config.train.ema_decay > 0,
     )
 
 
-def _check_same_data(identity: str, path: pathlib.Path, *, is_resuming: bool) -> None:
+def _check_same_data(data: dict[str, str], path: pathlib.Path, *, is_resuming: bool) -> None:
     """A resumed run continues the order of the examples; with other data it would silently be another run."""
-    stored = read_json(path) if is_resuming and path.exists() else {"train": identity}
-    if stored["train"] != identity:
+    stored = read_json(path) if is_resuming and path.exists() else data
+    if stored["train"] != data["train"]:
         raise DataError(
-            f"the training set has changed since the checkpoint ({identity}, was {stored['train']}): "
+            f"the training set has changed since the checkpoint ({data['train']}, was {stored['train']}): "
             f"restore it, or train in a new --workdir"
+        )
+    if stored.get("digest") != data["digest"]:
+        raise DataError(
+            "the training set has changed since the checkpoint (as many examples of the same names, but one of those "
+            "compared has other content): restore it, or train in a new --workdir"
         )
     num_processes = jax.process_count()
     if is_resuming and stored.get("processes", 1) != num_processes:
@@ -182,7 +213,7 @@ def _check_same_data(identity: str, path: pathlib.Path, *, is_resuming: bool) ->
             f"data, this run has {num_processes}: start as many, or train in a new --workdir"
         )
     if processes.is_first():
-        write_json(path, {"train": identity, "processes": num_processes})
+        write_json(path, data | {"processes": num_processes})
 
 
 def _run(program, state, iterator, checkpoints, experiment: Experiment, workdir) -> None:
@@ -196,8 +227,10 @@ def _run(program, state, iterator, checkpoints, experiment: Experiment, workdir)
         batch_size=config.train.batch_size,
         unit=modality.unit,
         watchdogs=Watchdogs(experiment.quantizer.codebook_size, tokens_per_batch),
+        learning_rate=lambda step: experiment.schedule(jnp.asarray(step)),
         is_writing=processes.is_first(),
     )
+    validation = Validation(experiment)
     trace = Trace(workdir / layout.PROFILE, after=start_step + 1, num_steps=config.debug.profile_steps)
     with progress, Preemption() as preemption, StallWatch() as input_watch, trace:
         for step in range(start_step + 1, num_steps + 1):
@@ -210,16 +243,20 @@ def _run(program, state, iterator, checkpoints, experiment: Experiment, workdir)
             progress.add(metrics, input_seconds)
             is_stopping = preemption.reached(step)
             is_saving = step % config.checkpoint.every == 0 or step == num_steps or is_stopping
-            if is_saving or step % config.log.every == 0:
+            if is_saving or validation.is_due(step) or step % config.log.every == 0:
                 progress.end_period(step)
+            if validation.is_due(step):
+                jax.block_until_ready(metrics)
+                began = time.perf_counter()
+                scores = validation.score(state, step)
+                loss = progress.report(scores, time.perf_counter() - began)
             if is_saving:
-                loss = progress.report()  # waits for this very step: what is not finite must not be saved
+                if not validation.is_due(step):
+                    loss = progress.report()  # waits for this very step
+                # What is not finite was refused by the report and must not be saved.
                 checkpoints.save(state, iterator, loss)
             trace.after_step(step, metrics)
             if is_stopping:
                 checkpoints.wait()
-                raise Stopped(
-                    f"asked to stop: saved step {step} of {num_steps}; run the same command again to resume",
-                    by_all=True,
-                )
+                raise preemption.stopped(f"saved step {step} of {num_steps}")
         checkpoints.wait()

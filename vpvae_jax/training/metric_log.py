@@ -40,7 +40,8 @@ class MetricLog:
                 errno.ENOSPC, "no space left on device? TensorBoard events cannot be written", self._events.logdir
             )
         for name, value in values.items():
-            self._events.add_scalar(f"train/{name}", value, step)
+            kind = "eval" if name.startswith("eval_") else "train"
+            self._events.add_scalar(f"{kind}/{name.removeprefix('eval_')}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import pathlib
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import tqdm
@@ -28,6 +30,7 @@ class Progress:
         batch_size: examples a step.
         unit: what one example is called.
         watchdogs: look at each period's metrics.
+        learning_rate: of each step.
         is_writing: False where another process of the run writes and shows the same metrics.
     """
 
@@ -40,10 +43,11 @@ class Progress:
         batch_size: int,
         unit: str,
         watchdogs: Watchdogs,
+        learning_rate: Callable[[int], Any],
         is_writing: bool = True,
     ):
         self._batch_size, self._unit = batch_size, unit
-        self._watchdogs = watchdogs
+        self._watchdogs, self._learning_rate = watchdogs, learning_rate
         self._log = MetricLog(workdir, start_step) if is_writing else None
         self._bar = tqdm.tqdm(
             total=num_steps,
@@ -56,6 +60,7 @@ class Progress:
         self._pending: list[Metrics] = []
         self._ended: tuple[int, list[Metrics], float] | None = None
         self._input_seconds = 0.0
+        self._scores: dict[str, str] = {}  # the last ones stay in sight
         self._since = time.perf_counter()
 
     def __enter__(self) -> Progress:
@@ -78,8 +83,12 @@ class Progress:
         self._ended = step, self._pending, self._input_seconds
         self._pending, self._input_seconds = [], 0.0
 
-    def report(self) -> float | None:
+    def report(self, scores: Mapping[str, float] | None = None, pause_seconds: float = 0.0) -> float | None:
         """Log the period that ended, if there is one, and return its mean loss.
+
+        Args:
+            scores: of `Validation`, after its last step.
+            pause_seconds: that they took, while nothing was trained.
 
         Raises:
             TrainingDivergedError: a loss or a gradient in it is not finite.
@@ -89,19 +98,25 @@ class Progress:
         (step, pending, input_seconds), self._ended = self._ended, None
         values = _mean_of_finite(pending, step)
         now = time.perf_counter()
-        values["examples_per_second"] = len(pending) * self._batch_size / (now - self._since)
-        values["input_share"] = input_seconds / (now - self._since)
+        seconds = now - self._since - pause_seconds
+        values["examples_per_second"] = len(pending) * self._batch_size / seconds
+        values["input_share"] = input_seconds / seconds
+        values["learning_rate"] = float(self._learning_rate(step - 1))
+        values["unix_time"] = time.time()
+        values |= scores or {}
         self._since = now
         if self._log is not None:
             self._watchdogs.look(step, values)
             self._log.write(step, values | memory_in_use())
-        self._show(len(pending), values)
+        self._show(len(pending), values, scores)
         return values["loss"]
 
-    def _show(self, num_steps: int, values: dict[str, float]) -> None:
+    def _show(self, num_steps: int, values: dict[str, float], scores: Mapping[str, float] | None) -> None:
         shown = {"loss": f"{values['loss']:.4f}"}
         if "acceptance_rate" in values:
             shown["acceptance"] = f"{values['acceptance_rate']:.2f}"
+        self._scores |= {name.removeprefix("eval_"): f"{value:.3g}" for name, value in (scores or {}).items()}
+        shown |= self._scores
         shown[f"{self._unit}s/s"] = f"{values['examples_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(num_steps)

@@ -19,6 +19,7 @@ _NUM_REMEMBERED = 20  # periods
 _MIN_REMEMBERED = 5
 _MIN_ACCEPTANCE = 0.05
 _MIN_USAGE = 0.02  # of the codes that a batch could use
+_MIN_CVU = 0.05
 _MAX_INPUT_SHARE = 0.5
 _STALL_SECONDS = 60.0
 _GIBIBYTE = 2**30
@@ -64,6 +65,12 @@ class Watchdogs:
                 f"only {acceptance:.1%} of the perturbations are accepted, so the decoder hardly sees any: lower "
                 f"quantizer.eta or quantizer.latent_dim, set quantizer.move=neighbor, or raise the weights of L_norm "
                 f"(quantizer.latent_norm.mean_weight, quantizer.latent_norm.variance_weight)"
+            )
+        cvu = values.get("eval_cvu")
+        if cvu is not None and cvu < _MIN_CVU:
+            found["usage"] = (
+                f"the examples that are watched use {cvu:.1%} of the codes in effect (CVU): the latents collapse; "
+                f"lower train.learning_rate, or raise the weights of L_norm where the method has them"
             )
         usage = values.get("batch_usage")
         if usage is not None and usage * self._codebook_size < _MIN_USAGE * self._usable:
