@@ -46,11 +46,10 @@ empty :=
 comma := ,
 rehearsal: $(LPIPS)
 	set -e; for method in $(REHEARSAL_METHODS); do \
-	    run() { $(BIN)/python -m vpvae_jax.main --workdir="$(REHEARSAL_DIR)/$$method" \
-	        --config="coco:rehearsal=true,quantizer=$$method" --config.loss.lpips_weights="$(LPIPS)" \
-	        $(REHEARSAL_FLAGS) "$$@"; }; \
-	    run; \
-	    run --mode=evaluate --config.eval.splits="('test',)"; \
+	    $(BIN)/python -m vpvae_jax.main --workdir="$(REHEARSAL_DIR)/$$method" \
+	        --config="coco:rehearsal=true,quantizer=$$method" --config.loss.lpips_weights="$(LPIPS)" $(REHEARSAL_FLAGS); \
+	    $(BIN)/python -m vpvae_jax.main --workdir="$(REHEARSAL_DIR)/$$method" --mode=evaluate \
+	        --config.eval.splits="('test',)"; \
 	done
 	$(BIN)/python -m vpvae_jax.main --mode=report --results=$(REHEARSAL_DIR)/report \
 	    --runs=$(subst $(empty) $(empty),$(comma),$(strip $(REHEARSAL_METHODS:%=$(REHEARSAL_DIR)/%)))

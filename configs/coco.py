@@ -5,8 +5,7 @@ docs/paper.md says how to get the data and the weights of LPIPS. Tables 1 to 4, 
     run() {  # RUN ARGUMENT
       python -m vpvae_jax.main --config=coco:$2 --workdir=runs/coco/$1 \
         --config.loss.lpips_weights=lpips.safetensors
-      python -m vpvae_jax.main --workdir=runs/coco/$1 --mode=evaluate --config=coco:$2 \
-        --config.eval.lpips_weights=lpips.safetensors --config.data.name=imagenet2012
+      python -m vpvae_jax.main --workdir=runs/coco/$1 --mode=evaluate --config.data.name=imagenet2012
     }
     for METHOD in vp fsp fsq simvq vq tokenbridge; do  # table 1, and 2 on ImageNet
       for K in 256 1024 4096 16384; do run $METHOD-$K quantizer=$METHOD,codebook_size=$K; done

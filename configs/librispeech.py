@@ -9,7 +9,7 @@ Tables 1, 2 and 5 of the paper, in bash:
 
     run() {  # RUN ARGUMENT
       python -m vpvae_jax.main --config=librispeech:$2 --workdir=runs/librispeech/$1
-      python -m vpvae_jax.main --config=librispeech:$2 --workdir=runs/librispeech/$1 --mode=evaluate \
+      python -m vpvae_jax.main --workdir=runs/librispeech/$1 --mode=evaluate \
         --config.data.name=common_voice/en --config.data.sample_rate=48000 --config.eval.splits="('test',)"
     }
     for METHOD in vp fsp fsq simvq vq tokenbridge; do  # table 1, and 2 on Common Voice

@@ -37,6 +37,7 @@ def _pictures(folder, seed=0, num=4):
 
 
 class TestTokenizers:
+    @pytest.mark.system
     def test_a_refit_is_added_and_becomes_the_current_one(self, workdir):
         before = storage.sha256(workdir / layout.TOKENIZERS / "k16-step6")
         tiny.do(None, workdir, "fit_codebook", codebook__num_codes=8)

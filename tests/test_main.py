@@ -68,7 +68,7 @@ def test_train_leaves_everything_that_is_promised(trained):
         assert pixels.std() > 10, f"{name} is blank"
 
 
-@pytest.mark.parametrize("mode", ["fit_codebook", "evaluate", "report"])
+@pytest.mark.parametrize("mode", ["fit_codebook", pytest.param("evaluate", marks=pytest.mark.system), "report"])
 def test_later_modes_run_alone_and_agree(trained, tmp_path, mode):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import logging
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ from vpvae_jax.training import warm_start
 from vpvae_jax.training.fit import fit_codebooks
 from vpvae_jax.training.loop import train
 
+_LOG = logging.getLogger(__name__)
+_LOW_CVU = 0.05  # of what equal use of all codes would show
 _NAME = re.compile(r"[\w+-][\w.+-]*")  # of a tokenizer
 
 
@@ -196,6 +199,15 @@ def _evaluate(run: Run) -> None:
             "tokenizer": {"name": name, "sha256": storage.sha256(run.workdir / layout.TOKENIZERS / name)},
         }
         run.results[split] = results
+        if results["cvu"] < _LOW_CVU * results["cvu_ceiling"]:
+            _LOG.warning(
+                "%s uses %.1f%% of its %d codes in effect (CVU) on %s: the latents have collapsed; lower "
+                "train.learning_rate, or train with another quantizer",
+                name,
+                100 * results["cvu"],
+                tokenizer.codebook_size,
+                data,
+            )
         if processes.is_first():
             results |= {"machine": machine(), "config": experiment.config.to_dict()}
             print(write_results(run.workdir, evaluation_name(results), results, counts, kept))

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -130,6 +131,23 @@ class TestFolderSource:
         (tmp_path / "b.JPG").unlink()
         with pytest.raises(DataError, match=r"holds no image, but 2 \.tif, 1 \.heic, 1 without a suffix: expected"):
             folder_source(str(tmp_path), "all")
+
+    @pytest.mark.parametrize(("number", "num_failures", "is_read"), [(errno.ESTALE, 2, True), (errno.EIO, 3, False)])
+    def test_passing_errors_of_a_network_file_system_are_retried(
+        self, tmp_path, monkeypatch, number, num_failures, is_read
+    ):
+        write_images(tmp_path, ["a.png"])
+        source, left = folder_source(str(tmp_path), "all"), [number] * num_failures
+        plain = pathlib.Path.read_bytes
+
+        def read(path):
+            if left:
+                raise OSError(left.pop(), "failed")
+            return plain(path)
+
+        monkeypatch.setattr(pathlib.Path, "read_bytes", read)
+        monkeypatch.setattr(sources, "_RETRY_SECONDS", (0.0, 0.0))
+        assert bool(source[0].encoded) == is_read
 
     def test_a_file_that_vanishes_gives_an_empty_record(self, tmp_path):
         write_images(tmp_path, ["a.png", "b.png"])

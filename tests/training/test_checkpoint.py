@@ -1,8 +1,10 @@
 """Damaged checkpoints of a real run: named, passed over, quarantined; and which are kept."""
 
+import contextlib
 import json
 import logging
 import shutil
+import types
 
 import grain
 import jax
@@ -113,6 +115,18 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         assert checkpoints.steps() == [2, 4, 8]
         restored = checkpoints.restore(_state(0), step=2)
     np.testing.assert_array_equal(restored.params["a"], np.full(4, 2.0))
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_run(tmp_path, monkeypatch):
+    like = _state(0)._replace(params={"a": jax.ShapeDtypeStruct((2**20,), jnp.float32)})  # 4 MiB, and 1 for the rest
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        for free, is_enough in ((15.1, True), (14.9, False)):
+            usage = types.SimpleNamespace(free=free * 2**20)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+            with (
+                contextlib.nullcontext() if is_enough else pytest.raises(CheckpointError, match="needed for 3 of them")
+            ):
+                checkpoints.check_room(like)
 
 
 @pytest.mark.parametrize(

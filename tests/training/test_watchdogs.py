@@ -37,6 +37,7 @@ def test_the_first_periods_have_nothing_to_compare_with():
     [
         ({"acceptance_rate": 0.049}, "only 4.9% of the perturbations are accepted"),
         ({"batch_usage": 2 / 256}, "a batch uses 2.0 of 256 codes in effect"),
+        ({"eval_cvu": 0.01}, "the examples that are watched use 1.0% of the codes in effect (CVU)"),
     ],
 )
 def test_collapse_is_told(values, words):

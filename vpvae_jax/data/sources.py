@@ -6,10 +6,12 @@ A source is a random access sequence of `Record`s, which grain shuffles, shards 
 from __future__ import annotations
 
 import collections
+import errno
 import hashlib
 import io
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,6 +21,8 @@ from vpvae_jax.runtime.console import visible
 from vpvae_jax.runtime.errors import DataError
 
 _NUM_COMPARED = 16  # records; their contents stand for all
+_PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT)
+_RETRY_SECONDS = (0.1, 1.0)
 _NUM_SUFFIXES = 5  # that are named of the files that are passed over
 _HOLDOUT_EVERY = 20  # without split subfolders, each 20th file of a folder is for validation
 
@@ -68,10 +72,22 @@ class FolderSource(Sequence):
     def __getitem__(self, index):
         name = self._names[index]
         try:
-            encoded = (self._root / name).read_bytes()
+            encoded = _read(self._root / name)
         except OSError:
             encoded = b""  # gone or unreadable: the decoder skips and counts it like any damaged file
         return Record(name, encoded)
+
+
+def _read(path: pathlib.Path) -> bytes:
+    """The content of a file; what a network file system refuses for a moment is tried again."""
+    for seconds in _RETRY_SECONDS:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno not in _PASSING_ERRORS:
+                raise
+            time.sleep(seconds)
+    return path.read_bytes()
 
 
 class TfdsSource(Sequence):

@@ -37,7 +37,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 2, keep_best: int = 0):
-        self._directory = directory.absolute()
+        self._directory, self._num_kept = directory.absolute(), keep + keep_best
         policies = [preservation_policy.LatestN(keep)]
         if keep_best:
             best = preservation_policy.BestN(
@@ -224,14 +224,21 @@ class Checkpoints:
             (directory,) = self._directory.glob(f"{self._saving}.*tmp*")
             manifest.write_manifest(directory)
 
-    def _check_room(self, state: TrainState) -> None:
+    def check_room(self, like: TrainState) -> None:
+        """Raise CheckpointError if the checkpoints that a run keeps, and the one it writes meanwhile, cannot fit."""
+        self._check_room(like, max(1, self._num_kept + 1 - len(self.steps())))
+
+    def _check_room(self, like: TrainState, num: int = 1) -> None:
         """Refuse a save that cannot fit, before it leaves half of itself on the disk."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _OVERHEAD_BYTES
+        needed = num * (sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)) + _OVERHEAD_BYTES)
         free = shutil.disk_usage(self._directory).free
         if free < needed:
             mebibyte = 2**20
             raise self._write_error(
-                OSError(f"no space left on device: {free / mebibyte:.1f} MiB free, {needed / mebibyte:.1f} MiB needed")
+                OSError(
+                    f"no space left on device: {free / mebibyte:.1f} MiB free, {needed / mebibyte:.1f} MiB needed for "
+                    f"{num} of them"
+                )
             )
 
     def _write_error(self, error: Exception) -> CheckpointError:

@@ -71,6 +71,7 @@ def train(experiment: Experiment, workdir: pathlib.Path, params: dict[str, Any] 
                 return
             checkpoints.quarantine(after=start_step, target=workdir / layout.DAMAGED)
         if processes.is_first():
+            checkpoints.check_room(abstract_state(experiment))
             begin = f"resuming from step {start_step} of {config.train.num_steps}; " if start_step is not None else ""
             print(f"{begin}compiling the step", flush=True)
         program = compile_program(experiment)
