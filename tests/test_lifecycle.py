@@ -65,6 +65,7 @@ class TestTokenizers:
     def test_one_command_fits_and_scores_several_sizes(self, workdir, capsys):
         options = runs.Options(codebook_sizes=(4, 8))
         tiny.do(None, workdir, "refit", options=options, eval__splits=("test",))
+        assert layout.current_tokenizer(workdir) == "k16-step6"
         assert layout.tokenizers(workdir) == ["k16-step6", "k4-step6", "k8-step6"]
         for name, size in (("k4-step6", 4), ("k8-step6", 8), ("k16-step6", 16)):
             results = json.loads(tiny.evaluation(workdir, "photos-test", name).read_text())
@@ -170,10 +171,10 @@ class TestInterruption:
     @pytest.mark.system
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
     def test_saves_and_the_same_command_resumes(self, tmp_path, data_dir, number, code):
-        process = self.start(tmp_path / "run", data_dir)
-        _wait(process, lambda: (tmp_path / "run" / "metrics.jsonl").exists() and _lines(tmp_path / "run") > 3)
-        process.send_signal(number)
-        output, errors = process.communicate(timeout=120)
+        with self.start(tmp_path / "run", data_dir) as process:
+            _wait(process, lambda: (tmp_path / "run" / "metrics.jsonl").exists() and _lines(tmp_path / "run") > 3)
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=120)
         step = layout.newest_step(tmp_path / "run")
         assert process.returncode == code, errors
         assert step > 3
@@ -183,13 +184,10 @@ class TestInterruption:
 
     @pytest.mark.system
     def test_ctrl_c_before_the_first_step_says_that_nothing_is_saved(self, tmp_path, data_dir):
-        process = self.start(tmp_path / "run", data_dir)
-        for line in process.stdout:
-            if "compiling the step" in line:
-                break
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        with self.start(tmp_path / "run", data_dir) as process:
+            next(line for line in process.stdout if "compiling the step" in line)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
         assert process.returncode == 130
         last = errors.strip().splitlines()[-1]
         assert last.startswith("error: interrupted: there is no checkpoint yet; run the same command again to start")

@@ -1,6 +1,7 @@
 """The command line on good and on bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -385,6 +386,18 @@ def test_the_command_line_gives_what_the_config_file_and_its_settings_say():
     )
 
 
+def test_a_comparison_takes_single_overrides():
+    words = [
+        "--mode=compare",
+        f"--comparison={tiny.ROOT / 'configs' / 'comparisons' / 'photos.py'}",
+        "--results=a",
+        "--workdir=b",
+    ]
+    words += ["--comparison.overrides.data.source=folder", "--comparison.overrides.eval.splits=('all',)"]
+    given = main.parse(["main", *words])
+    assert main.overrides(given) == {"data.source": "folder", "eval.splits": ("all",)}
+
+
 def test_words_may_stand_apart_and_in_any_order():
     given = main.parse(["main", "--config.seed=3", "--config", "photos", "--workdir", "run"])
     assert given.config == load_config("photos", "", {"seed": 3})
@@ -414,6 +427,13 @@ def test_help_lists_every_mode_and_flag(capsys):
 def test_a_mistake_ends_the_process_with_one_line(tmp_path, data_dir, words, message):
     done = tiny.run(tiny.command(tmp_path / "run", data_dir) + words)
     _assert_one_line_error(done, *message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.system
+def test_a_backend_without_a_device_is_named(tmp_path, data_dir):
+    done = tiny.run(tiny.command(tmp_path / "run", data_dir), env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    _assert_one_line_error(done, "JAX cannot use a device (JAX_PLATFORMS=cuda", "or set JAX_PLATFORMS=cpu")
     assert not (tmp_path / "run").exists()
 
 

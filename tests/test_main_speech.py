@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
 
 
 def _results(workdir, split):
-    return json.loads(next((workdir / "eval").glob(f"*-{split}.json")).read_text())
+    return json.loads(next((workdir / "eval").glob(f"*-{split}.*.json")).read_text())
 
 
 @pytest.mark.system

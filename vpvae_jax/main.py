@@ -42,7 +42,7 @@ MODES: Mapping[str, Mode] = {
     "train": Mode(
         "train, then fit the codebook, evaluate and report; resumes what it finds",
         ("workdir",),
-        (*_OF_A_RUN, "init_from", "tokenizer"),
+        (*_OF_A_RUN, "init_from"),
     ),
     "fit_codebook": Mode("fit a codebook to the newest checkpoint", ("workdir",), (*_OF_A_RUN, "tokenizer")),
     "refit": Mode(
@@ -59,11 +59,12 @@ MODES: Mapping[str, Mode] = {
     "compare": Mode(
         "train a grid of methods, codebook sizes and seeds; resumes what it finds",
         ("comparison", "results", "workdir"),
-        ("jobs", "report_only"),
+        ("override", "jobs", "report_only"),
     ),
     "convert": Mode("convert published weights of a metric's network", ("network", "files", "output")),
 }
 _CONFIG_WORD = re.compile(r"^--?(no)?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
+_OF_COMPARISON = re.compile(r"^--?(no)?comparison\.overrides\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +120,7 @@ def _define_flags(words: Sequence[str]) -> flags.FlagValues:
     define(flags.DEFINE_string, "init_from", None, "Begin with the parameters of this tokenizer or work directory.")
     define(flags.DEFINE_string, "tokenizer", None, "Name of a tokenizer of the run; default the current one.")
     define(flags.DEFINE_list, "codebook_sizes", None, "Numbers of codes, such as 64,256,1024.")
-    text = "KEY=VALUE that differs from the work directory's config; --config.KEY=VALUE without --config is the same."
+    text = "KEY=VALUE, the same as --config.KEY=VALUE without --config, or as --comparison.overrides.KEY=VALUE."
     define(flags.DEFINE_multi_string, "override", None, text)
     define(flags.DEFINE_string, "results", None, "Directory of tables and plots.")
     define(flags.DEFINE_list, "runs", None, "Work directories to show side by side.")
@@ -161,8 +162,9 @@ def parse(words: Sequence[str]) -> flags.FlagValues:
             files.append(f"--{match[1]}={find(match[2])}{match[3]}")
         else:
             others.append(word)
-    if not any(word.startswith("--config=") for word in files):
-        others = [_as_override(word) for word in others]
+    has_config = any(word.startswith("--config=") for word in files)
+    forms = (_OF_COMPARISON,) if has_config else (_OF_COMPARISON, _CONFIG_WORD)
+    others = [_as_override(word, forms) for word in others]
     words = [program, *files, *others]  # settings are of the file before them
     try:
         values = _define_flags(words)
@@ -198,17 +200,17 @@ def _check(values: flags.FlagValues, rest: list[str]) -> None:
         raise ConfigError(f"--codebook_sizes={','.join(values.codebook_sizes)}: expected numbers, such as 64,256")
 
 
-def _as_override(word: str) -> str:
-    """`--config.KEY=VALUE` as a change of the config that the work directory has."""
-    match = _CONFIG_WORD.match(word)
-    if not match:
+def _as_override(word: str, forms: Sequence[re.Pattern[str]]) -> str:
+    """A setting of a config that comes from elsewhere, such as the work directory, as `--override=KEY=VALUE`."""
+    match = next((match for form in forms if (match := form.match(word))), None)
+    if match is None:
         return word
     no, key, value = match.groups()
     return f"--override={key}={not no if value is None else value}"
 
 
 def overrides(given: flags.FlagValues) -> dict[str, Any]:
-    """What a command line changes of the config that the work directory has, by dotted key."""
+    """What a command line changes of the config of a work directory, or of all runs of a comparison, by dotted key."""
     pairs = [text.partition("=") for text in given.override or ()]
     if lacking := [key for key, equals, _ in pairs if not equals]:
         raise ConfigError(f"--override={lacking[0]}: expected KEY=VALUE")
@@ -298,6 +300,7 @@ def _dispatch(given: flags.FlagValues) -> None:
     elif given.mode == "compare":
         from vpvae_jax.compare.compare import compare
 
+        given.comparison.overrides = dict(given.comparison.overrides or {}) | overrides(given)
         compare(
             given.comparison,
             _path(given.results),

@@ -108,6 +108,10 @@ def run(experiment: Experiment, workdir: pathlib.Path, mode: str, options: Optio
     Raises:
         UserError: what a user can fix.
     """
+    if options.tokenizer and (not _NAME.fullmatch(options.tokenizer) or options.tokenizer == layout.CURRENT):
+        raise ConfigError(
+            f"--tokenizer={options.tokenizer}: expected letters, digits and .+-_, and not {layout.CURRENT}"
+        )
     state = Run(experiment, workdir, options)
     for stage in STAGES[mode]:
         stage(state)
@@ -139,8 +143,13 @@ def _fit(run: Run) -> None:
         name = processes.from_first(name)
         run.tokenizers[name] = tokenizer
         if processes.is_first():
+            if not run.options.codebook_sizes or not layout.current_tokenizer(run.workdir):
+                layout.mark_current(run.workdir, name)
+            is_current = ", the current one" if layout.current_tokenizer(run.workdir) == name else ""
             directory = run.workdir / layout.TOKENIZERS / name
-            print(f"fitted {tokenizer.codebook_size} codes at step {tokenizer.step}: {directory} is the current one")
+            print(
+                f"fitted {tokenizer.codebook_size} codes at step {tokenizer.step}: {directory}{is_current}", flush=True
+            )
 
 
 def _with_codebook_size(config: Config, size: int) -> Experiment:
@@ -150,10 +159,8 @@ def _with_codebook_size(config: Config, size: int) -> Experiment:
 
 
 def _keep(tokenizer: Tokenizer, workdir: pathlib.Path, name: str) -> str:
-    """Save a tokenizer beside the others of the run, none of which is replaced, and mark it current; its name."""
+    """Save a tokenizer beside the others of the run, none of which is replaced; returns its name."""
     wanted = name or f"k{tokenizer.codebook_size}-step{tokenizer.step}"
-    if not _NAME.fullmatch(wanted) or wanted == "current":
-        raise ConfigError(f"--tokenizer={wanted}: expected letters, digits and .+-_, and not current")
     for number in itertools.count(1):
         candidate = wanted if number == 1 else f"{wanted}-{number}"
         directory = workdir / layout.TOKENIZERS / candidate
@@ -163,7 +170,6 @@ def _keep(tokenizer: Tokenizer, workdir: pathlib.Path, name: str) -> str:
             if name:
                 raise ConfigError(f"{directory} holds another tokenizer: give --tokenizer=NAME another name")
             continue
-        layout.mark_current(workdir, candidate)
         return candidate
     raise AssertionError
 

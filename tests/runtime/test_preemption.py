@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 
@@ -5,14 +6,17 @@ import pytest
 
 from vpvae_jax.data.sources import Record
 from vpvae_jax.images.decoding import ImageDecoder
+from vpvae_jax.runtime import preemption
 from vpvae_jax.runtime.preemption import Preemption, Stopped, stop_when_asked
 
 
 @pytest.fixture(autouse=True)
 def handler():
-    previous = signal.getsignal(signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, previous)
+    preemption._asked.clear()
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def _ask():
@@ -20,16 +24,16 @@ def _ask():
 
 
 def test_asked_to_stop_a_loop_goes_on_to_the_end_of_its_step():
-    with pytest.raises(Stopped), Preemption() as preemption:  # noqa: PT012
-        assert not preemption.reached(1)
+    with pytest.raises(Stopped), Preemption() as watch:  # noqa: PT012
+        assert not watch.reached(1)
         _ask()
-        assert preemption.reached(2)
+        assert watch.reached(2)
         raise Stopped("")
 
 
 def test_asked_after_the_last_step_it_stops_all_the_same():
-    with pytest.raises(Stopped, match="the last step is saved"), Preemption() as preemption:  # noqa: PT012
-        assert not preemption.reached(1)
+    with pytest.raises(Stopped, match="the last step is saved"), Preemption() as watch:  # noqa: PT012
+        assert not watch.reached(1)
         _ask()
 
 
@@ -39,14 +43,13 @@ def test_the_handler_before_comes_back():
         pass
     with pytest.raises(Stopped):
         _ask()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_stops_after_the_step_and_a_second_one_at_once(capsys):
-    with pytest.raises(Stopped) as caught, Preemption() as preemption:  # noqa: PT012
+    with pytest.raises(Stopped) as caught, Preemption() as watch:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
-        assert preemption.reached(1)
-        raise preemption.stopped("saved step 1")
+        assert watch.reached(1)
+        raise watch.stopped("saved step 1")
     assert caught.value.code == 130
     assert "Ctrl-C again stops at once" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt), Preemption():  # noqa: PT012
@@ -65,3 +68,14 @@ def test_a_record_that_is_being_decoded_is_not_what_is_left_out():
     with pytest.raises(Stopped):
         decoder(0, [Record("x", b"")])
     assert not decoder.unreadable
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("begin", [stop_when_asked, lambda: Preemption().__enter__()])
+def test_what_was_asked_and_got_lost_is_heard_at_the_next_stage(number, expected, begin):
+    stop_when_asked()
+    with contextlib.suppress(BaseException):  # as a callback from C would
+        os.kill(os.getpid(), number)
+    with pytest.raises(expected):
+        begin()
+    stop_when_asked()

@@ -22,7 +22,7 @@ TENSORBOARD = "tensorboard"
 TOKENIZERS = "tokenizers"  # a directory each
 EVAL = "eval"
 DONE = "done.json"  # written once a training has made its report, for scripts that start it again
-_CURRENT = "current"  # in TOKENIZERS: the name of the one that is evaluated and loaded unless another is named
+CURRENT = "current"  # in TOKENIZERS: the name of the one that is evaluated and loaded unless another is named
 
 # What a command may change of the config that is stored. `train` may also train longer, and read the same examples
 # from another place.
@@ -103,13 +103,13 @@ def tokenizers(workdir: pathlib.Path) -> list[str]:
 
 def current_tokenizer(workdir: pathlib.Path) -> str:
     """Name of the tokenizer that is used unless another is named, empty if there is none."""
-    path = workdir / TOKENIZERS / _CURRENT
+    path = workdir / TOKENIZERS / CURRENT
     return path.read_text().strip() if path.exists() else ""
 
 
 def mark_current(workdir: pathlib.Path, name: str) -> None:
     """Have `current_tokenizer` give a name."""
-    write_text(workdir / TOKENIZERS / _CURRENT, f"{name}\n")
+    write_text(workdir / TOKENIZERS / CURRENT, f"{name}\n")
 
 
 def tokenizer_of(directory: pathlib.Path, name: str = "") -> pathlib.Path:

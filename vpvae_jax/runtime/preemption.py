@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+_asked: list[BaseException] = []  # to stop; the process ends unless what was raised for it got lost
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -44,6 +45,7 @@ class Preemption:
         self._code = 0
 
     def __enter__(self) -> Preemption:
+        _raise_if_asked()
         if threading.current_thread() is threading.main_thread():
             self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
             if jax.process_count() == 1:
@@ -89,10 +91,25 @@ class Preemption:
 
 
 def stop_when_asked() -> None:
-    """Have SIGTERM end this program by `Stopped`, where nothing needs saving; `Preemption` is for where it does."""
+    """Have SIGTERM (by `Stopped`) and Ctrl-C end this program where nothing needs saving, else see `Preemption`.
 
-    def stop(*_):
-        raise Stopped
-
+    Raises:
+        Stopped, KeyboardInterrupt: asked to stop before, by an exception that got lost: code that calls back from C, or
+            that collects garbage, cannot pass one on.
+    """
+    _raise_if_asked()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    asked: BaseException = Stopped() if number == signal.SIGTERM else KeyboardInterrupt()
+    _asked[:] = [asked]
+    raise asked
+
+
+def _raise_if_asked() -> None:
+    if _asked:
+        raise _asked.pop()

@@ -202,7 +202,7 @@ def _check_same_data(data: dict[str, str], path: pathlib.Path, *, is_resuming: b
             f"the training set has changed since the checkpoint ({data['train']}, was {stored['train']}): "
             f"restore it, or train in a new --workdir"
         )
-    if stored.get("digest") != data["digest"]:
+    if stored.get("digest", data["digest"]) != data["digest"]:
         raise DataError(
             "the training set has changed since the checkpoint (as many examples of the same names, but one of those "
             "compared has other content): restore it, or train in a new --workdir"
