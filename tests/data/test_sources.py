@@ -125,8 +125,8 @@ class TestFolderSource:
             (tmp_path / name).touch()
         source = folder_source(str(tmp_path), "train")
         assert source.passed_over == {".tif": 2, ".heic": 1, "without a suffix": 1}
-        expected = f"1 images of {tmp_path} (passed over: 2 .tif, 1 .heic, 1 without a suffix)"
-        assert sources.described(source, "images") == expected
+        expected = f"1 images of mine in {tmp_path} (passed over: 2 .tif, 1 .heic, 1 without a suffix)"
+        assert sources.described(source, "images", "mine") == expected
         (tmp_path / "a.png").unlink()
         (tmp_path / "b.JPG").unlink()
         with pytest.raises(DataError, match=r"holds no image, but 2 \.tif, 1 \.heic, 1 without a suffix: expected"):

@@ -171,7 +171,7 @@ class Experiment:
         source = self.source(split)
         num_skipped = self.modality.check_source(source, crop)
         skipped = f", {num_skipped} of them too small and skipped" if num_skipped else ""
-        return f"{described(source, f'{self.modality.unit}s')} to {purpose}{skipped}"
+        return f"{described(source, f'{self.modality.unit}s', self.data_name)} to {purpose}{skipped}"
 
     @property
     def data_name(self) -> str:

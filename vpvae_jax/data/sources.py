@@ -120,7 +120,7 @@ class TfdsSource(Sequence):
     @property
     def place(self) -> str:
         """Where the records are, for people to read."""
-        return f"TFDS split {self._split}"
+        return f"TFDS, split {self._split}"
 
     def identity(self) -> str:
         """Number of records of the split: a resumed run must find as many again."""
@@ -231,7 +231,7 @@ def _counted(passed_over: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {suffix}" for suffix, number in most)
 
 
-def described(source: FolderSource | TfdsSource, nouns: str) -> str:
-    """How many records there are, where, and which files were passed over: for people to read."""
+def described(source: FolderSource | TfdsSource, nouns: str, name: str) -> str:
+    """How many records there are, of what, where, and which files were passed over: for people to read."""
     passed_over = f" (passed over: {_counted(source.passed_over)})" if source.passed_over else ""
-    return visible(f"{len(source):,} {nouns} of {source.place}{passed_over}")
+    return visible(f"{len(source):,} {nouns} of {name} in {source.place}{passed_over}")
