@@ -13,26 +13,25 @@ import safetensors.numpy
 from tests import tiny
 from tests.golden import make_lpips
 
-_MIN_COMPILE_SECONDS = 0.3
-_CACHE_VARIABLE = "VPVAE_JAX_TEST_CACHE"
+_CACHE, _MIN_SECONDS = "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _TRAINED = {"trained", "trained_built", "trained_speech"}
 
 
 def pytest_configure(config):
     """Share compiled programs between the workers of pytest-xdist, and compile without most optimizations.
 
-    The variable is not one that JAX reads: processes that tests start and kill do not write to this cache. Most
-    programs run once here; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA compiles for users, as the demos of CI do.
+    Most programs run once here; JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what XLA compiles for users, as the demos of CI
+    do. Commands that tests start use the same cache.
     """
-    if _CACHE_VARIABLE not in os.environ:
-        cache = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
-        os.environ[_CACHE_VARIABLE] = cache  # for the workers
-        config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    if _CACHE not in os.environ:
+        os.environ[_CACHE] = tempfile.mkdtemp(prefix="vpvae_jax_compiled_")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ[_CACHE], ignore_errors=True))
+    os.environ.setdefault(_MIN_SECONDS, "0.3")
     if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE_VARIABLE])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ[_MIN_SECONDS]))
 
 
 def pytest_collection_modifyitems(items):

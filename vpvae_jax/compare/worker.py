@@ -9,17 +9,12 @@ import os
 import pathlib
 import sys
 
-import jax
-
 from vpvae_jax.compare import grid
 from vpvae_jax.compare.settings import Comparison
 from vpvae_jax.runtime import environment
 from vpvae_jax.runtime.errors import ConfigError, UserError
 from vpvae_jax.runtime.files import read_json, write_json
 from vpvae_jax.runtime.lock import hold
-
-_CACHE = "compiled"
-_MIN_COMPILE_SECONDS = 0.5
 
 
 def main(workdir: pathlib.Path) -> None:
@@ -28,9 +23,6 @@ def main(workdir: pathlib.Path) -> None:
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])  # before JAX starts its threads
     environment.prepare()
-    # Seeds share their programs, and so do the checkpoints of a curve.
-    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / _CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     comparison, run = Comparison.from_dict(job["comparison"]), grid.GridRun(**job["run"])
     try:
         with hold(workdir):

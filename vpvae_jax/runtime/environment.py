@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 
 import psutil
@@ -19,12 +21,15 @@ _ON_ONE_CORE = "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 _JAXLIB_VERSIONS = ("0.10.2",)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = -1
+_MIN_COMPILE_SECONDS = 0.5  # of a program that is stored
+_MAX_CACHE_BYTES = 2 * 2**30  # of all; the least recently used are deleted
 
 
 def prepare() -> None:
     """Set up a process that will train or evaluate; call before the first use of a JAX backend."""
     keep_freed_memory()
     set_cpu_flags()
+    store_programs()
 
 
 def set_cpu_flags() -> None:
@@ -54,6 +59,31 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     library.mallopt(_M_MMAP_MAX, 0)  # large buffers too come from the heap ...
     library.mallopt(_M_TRIM_THRESHOLD, _NEVER)  # ... and its end is never cut off
+
+
+def store_programs() -> None:
+    """Have JAX store compiled programs, so that a later start with the same settings does not compile again.
+
+    They go to `vpvae_jax/compiled` below XDG_CACHE_HOME or `~/.cache`, by kind of processor, since they hold its
+    instructions. JAX_COMPILATION_CACHE_DIR names another place, JAX_ENABLE_COMPILATION_CACHE=0 stores none.
+    """
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(home / "vpvae_jax" / "compiled" / _processor()))
+        jax.config.update("jax_compilation_cache_max_size", _MAX_CACHE_BYTES)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+
+
+def _processor() -> str:
+    """A name for what instructions this processor has."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def num_cores() -> int:
