@@ -86,6 +86,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.perturb > results/benchmarks/perturb.jsonl
 	$(BIN)/python -m benchmarks.kmeans > results/benchmarks/kmeans.jsonl
 	$(BIN)/python -m benchmarks.train_step --parts step quantizers input trace paper > results/benchmarks/train_step.jsonl
+	$(BIN)/python -m benchmarks.image_sizes > results/benchmarks/image_sizes.jsonl
+	$(BIN)/python -m benchmarks.listing > results/benchmarks/listing.jsonl
 	$(BIN)/python -m benchmarks.charts
 	cat results/benchmarks/*.jsonl
 

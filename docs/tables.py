@@ -296,6 +296,32 @@ def _assign() -> str:
     return markdown(head, rows)
 
 
+def _image_sizes() -> str:
+    head = [
+        "images",
+        "megapixels",
+        "tokenizer, seconds",
+        "GiB at peak",
+        "at the size of each image, seconds",
+        "GiB at peak",
+    ]
+    rows: dict[tuple, list[str]] = {}
+    for line in read_lines("benchmarks/image_sizes.jsonl"):
+        sizes = f"{line['what']} of {line['num_sizes']} size{'s' * (line['num_sizes'] > 1)}"
+        row = rows.setdefault((sizes, line["megapixels"]), [sizes, f"{line['megapixels']:.1f}"])
+        row += [f"{line['seconds']:.0f}", f"{line['peak_gibibytes']:.1f}"]
+    return markdown(head, list(rows.values()))
+
+
+def _listing() -> str:
+    head = ["files", "seconds, training split", "seconds, validation split", "sorted(Path.rglob), seconds"]
+    rows = [
+        [f"{line['num_files']:,}", *(f"{line[key]:.2f}" for key in ("seconds", "validation_seconds", "peer_seconds"))]
+        for line in read_lines("benchmarks/listing.jsonl")
+    ]
+    return markdown(head, rows)
+
+
 def _memory() -> str:
     head = ["images a device", "settings", "GiB a device"]
     rows = []
@@ -328,6 +354,8 @@ def _fuzz() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "config_keys": config_keys,
+    "image_sizes": _image_sizes,
+    "listing": _listing,
     "readme": _readme,
     "photos-demo": _photos_demo,
     "photos-comparison": lambda: _comparison("photos/comparison", 0),

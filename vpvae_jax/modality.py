@@ -250,17 +250,13 @@ class Modality(abc.ABC):
     def check_examples(self, examples: Any) -> None:
         """Raise DataError for a batch that cannot be tokenized."""
 
-    def encode(self, function: Callable, examples: Any) -> Any:
-        """Latents of examples; the function takes batches of a fixed shape where lengths vary."""
-        return function(examples)
+    @abc.abstractmethod
+    def encode(self, function: Callable, examples: Any) -> np.ndarray:
+        """Latents `(n, ..., d)` of examples of any size, by a function of batches of few sizes."""
 
-    def decode(self, function: Callable, latents: Any) -> Any:
-        """Examples of latents."""
-        return function(latents)
-
-    def map_tokens(self, function: Callable, tokens: Any) -> Any:
-        """A function of each token, latent or index, by itself."""
-        return function(tokens)
+    @abc.abstractmethod
+    def decode(self, function: Callable, latents: Any) -> np.ndarray:
+        """Examples of latents; see `encode`."""
 
 
 def label(text: str) -> str:

@@ -12,7 +12,7 @@ from benchmarks import charts, scaling
 from tests import tiny
 
 HELPERS = {"__init__", "collectives", "reporting", "smoke", "torch_twin"}
-SLOW = {"kmeans", "memory", "perturb", "scaling", "train_step"}
+SLOW = {"image_sizes", "kmeans", "memory", "perturb", "scaling", "train_step"}
 PEERS = {"kmeans": ("sklearn", "torch"), "train_step": ("torch",)}  # of the extra `benchmark`
 BENCHMARKS = [
     pytest.param(path.stem, marks=[pytest.mark.system] * (path.stem in SLOW))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vpvae_jax.speech.windows import Windows, decode_windows, encode_windows, map_tokens
+from vpvae_jax.speech.windows import Windows, decode_windows, encode_windows
 
 WINDOWS = Windows(hop=2, window=8, context=2, batch_size=3)
 
@@ -47,19 +47,6 @@ def test_no_two_windows_are_the_same():
 
     encode_windows(WINDOWS._replace(batch_size=1), function, np.arange(18, dtype=np.float32)[None])
     assert starts == [0, 2]
-
-
-@pytest.mark.parametrize("num_tokens", [1, 7, 8, 9, 40])
-def test_a_function_of_each_token_alone(num_tokens):
-    shapes = set()
-
-    def function(batch):
-        shapes.add(batch.shape)
-        return batch.sum(axis=-1)
-
-    tokens = np.random.default_rng(0).integers(0, 9, (2, num_tokens, 3))
-    np.testing.assert_array_equal(map_tokens(WINDOWS, function, tokens), tokens.sum(axis=-1))
-    assert shapes == {(3, 8, 3)}
 
 
 def test_tokens_that_are_kept_have_context_where_the_recording_has_it():

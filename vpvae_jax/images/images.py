@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -14,9 +14,10 @@ import numpy as np
 from vpvae_jax.images import pixels
 from vpvae_jax.images.metrics import METRICS, SSIM_WINDOW, psnr
 from vpvae_jax.images.settings import VQGAN, ImageData, ImageEval, ImageLoss
+from vpvae_jax.images.windows import Windows, decode_windows, encode_windows
 from vpvae_jax.modality import Examples, Loss, Modality, Shown
 from vpvae_jax.models.autoencoder import Autoencoder
-from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder
+from vpvae_jax.models.vqgan import VQGANDecoder, VQGANEncoder, context
 from vpvae_jax.perceptual.lpips import MIN_SIDE, load_lpips
 from vpvae_jax.runtime.errors import ConfigError, DataError
 from vpvae_jax.runtime.processes import this_process
@@ -82,6 +83,13 @@ class Images(Modality):
         if data.resize and not data.eval_crop and data.resize < self._min_side:
             raise ConfigError(
                 f"data.resize={data.resize} makes images too small for the metrics: expected at least {self._min_side}"
+            )
+        windows = self._windows
+        overlap = 2 * max(windows.encoder_context, windows.decoder_context)
+        if windows.side is not None and windows.side <= overlap:
+            raise ConfigError(
+                f"model.window={model.window}: expected more than {overlap * self.stride} pixels, "
+                "which the network needs around what it computes"
             )
         if not data.eval_crop and self.evaluation.batch_size > 1:
             raise ConfigError(
@@ -208,3 +216,20 @@ class Images(Modality):
                 f"images have {examples.shape[1]} x {examples.shape[2]} pixels: "
                 f"expected multiples of {self.stride}, crop them"
             )
+
+    @property
+    def _windows(self) -> Windows:
+        """How the tokenizer reads an image: whole, if every position depends on all others."""
+        model = self.model
+        pixels, positions = context(len(model.channel_multipliers), model.num_res_blocks)
+        is_local = model.norm == "layer" and not model.middle_attention and not model.attention_levels
+        side = model.window // self.stride if is_local else None
+        return Windows(self.stride, side, -(-pixels // self.stride), positions)
+
+    def encode(self, function: Callable, examples: Any) -> np.ndarray:
+        """Latents of images of any size, see `encode_windows`."""
+        return encode_windows(self._windows, function, examples)
+
+    def decode(self, function: Callable, latents: Any) -> np.ndarray:
+        """Images of latents, see `decode_windows`."""
+        return decode_windows(self._windows, function, latents)

@@ -50,7 +50,7 @@ class ImageScorer:
         """Score a batch, uint8 `(n, h, w, 3)` each."""
         reconstructions = {"": quantized, _CONTINUOUS: continuous}
         scores = {
-            key + suffix: np.asarray(function(jnp.asarray(images), jnp.asarray(original)))
+            key + suffix: np.asarray(function(images, original))
             for suffix, images in reconstructions.items()
             for key, function in self._functions.items()
         }

@@ -50,6 +50,14 @@ class VQGAN:
     dtype: str = setting(
         "float32", "Compute type; parameters and quantizer stay float32.", choices=("float32", "bfloat16")
     )
+    window: int = setting(
+        1024,
+        "Largest side that a tokenizer computes at a time, which bounds its memory; larger images go through in "
+        "overlapping windows. With attention or norm=group images are whole.",
+        bound=POSITIVE,
+        unit="pixels",
+        affects="nothing",
+    )
     remat: bool = setting(
         False, "Compute blocks and LPIPS again in the backward pass, for less memory.", affects="nothing"
     )

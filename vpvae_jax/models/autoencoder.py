@@ -34,13 +34,16 @@ class Autoencoder(nn.Module):
         self.down = nn.Dense(self.input_dim, kernel_init=kernel_init, dtype=jnp.float32)
         self.up = nn.Dense(self.feature_dim, dtype=jnp.float32)
 
-    def encode(self, signal: jax.Array) -> jax.Array:
-        """Latents `(n, ..., input_dim)` float32 of a signal, images `(n, height, width, channels)` in [-1, 1]."""
-        return self.down(self.encoder(signal))
+    def encode(self, signal: jax.Array, *size: jax.Array) -> jax.Array:
+        """Latents `(n, ..., input_dim)` float32 of a signal, images `(n, height, width, channels)` in [-1, 1].
 
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The float32 signal of latents `(n, ..., latent_dim)`."""
-        return self.decoder(self.up(z)).astype(jnp.float32)
+        A `size` is for the encoder: of images that are padded, see `VQGANEncoder`.
+        """
+        return self.down(self.encoder(signal, *size))
+
+    def decode(self, z: jax.Array, *size: jax.Array) -> jax.Array:
+        """The float32 signal of latents `(n, ..., latent_dim)`; a `size` is for the decoder."""
+        return self.decoder(self.up(z), *size).astype(jnp.float32)
 
     def __call__(self, signal: jax.Array) -> jax.Array:
         """Reconstruction without any quantizer; also initializes all parameters.

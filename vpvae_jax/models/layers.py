@@ -22,6 +22,8 @@ _NORM_GROUPS = 32
 class Conv(nn.Module):
     """Convolution in two dimensions with a bias, `(n, h, w, c)` to `(n, h', w', features)`.
 
+    What is not `inside`, a mask `(1, h, w, 1)`, counts as zero, as the padding does.
+
     Attributes:
         features: width of the output.
         kernel_size: height and width.
@@ -37,7 +39,9 @@ class Conv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        if inside is not None:
+            x = jnp.where(inside, x, 0)
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -67,18 +71,20 @@ class LayerNorm(nn.Module):
 class GroupNorm(nn.Module):
     """Normalization over all positions and a group of channels of each image; float32 inside.
 
-    32 groups as published; narrower networks have the largest number that divides their width and 32.
+    32 groups as published; narrower networks have the largest number that divides their width and 32. The statistics
+    are those of the positions `inside`, a mask `(1, h, w, 1)`; default all.
     """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
         num_groups = math.gcd(_NORM_GROUPS, x.shape[-1])
         bare = nn.GroupNorm(
             num_groups, epsilon=_NORM_EPSILON, dtype=jnp.float32, use_scale=False, use_bias=False, parent=None
         )
-        return _scaled(self, bare.apply({}, x), self.dtype)
+        mask = None if inside is None else jnp.broadcast_to(inside, x.shape)
+        return _scaled(self, bare.apply({}, x, mask=mask), self.dtype)
 
 
 def _scaled(module: nn.Module, x: jax.Array, dtype: jnp.dtype) -> jax.Array:

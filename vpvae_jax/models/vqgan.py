@@ -17,6 +17,9 @@ from vpvae_jax.models.layers import Conv, GroupNorm, LayerNorm
 class VQGANEncoder(nn.Module):
     """Images to a grid of features, `(n, h, w, c)` to `(n, h / f, w / f, z_channels)` with `f = 2^(levels - 1)`.
 
+    With `size`, `(2,)` int32 rows and columns of features, the image is the upper left part and the rest is padding
+    without influence: images of many sizes share one program and have the features they have alone, up to rounding.
+
     Attributes:
         channels: width of the first level.
         channel_multipliers: width of each level in units of `channels`; the resolution is halved between levels.
@@ -42,24 +45,28 @@ class VQGANEncoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, size: jax.Array | None = None) -> jax.Array:
         res_block, attention_block = _blocks(self.remat)
-        x = _conv3x3(self.channels, self.dtype, "stem")(images)
         num_levels = len(self.channel_multipliers)
+        inside = _inside(size, images.shape[1:3], 2 ** (num_levels - 1))
+        x = _conv3x3(self.channels, self.dtype, "stem")(images, inside)
         for level, multiplier in enumerate(self.channel_multipliers):
             for _ in range(self.num_res_blocks):
-                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x)
+                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x, inside)
                 if level in self.attention_levels:
-                    x = attention_block(self.norm, self.dtype)(x)
+                    x = attention_block(self.norm, self.dtype)(x, inside)
             if level < num_levels - 1:
-                x = Downsample(self.dtype)(x)
-        x = _middle(x, self.middle_attention, self.norm, self.dtype, self.remat)
-        x = nn.swish(_normalize(x, self.norm, self.dtype))
-        return _conv3x3(self.z_channels, self.dtype, "out")(x)
+                x = Downsample(self.dtype)(x, inside)
+                inside = _inside(size, x.shape[1:3], 2 ** (num_levels - 2 - level))
+        x = _middle(x, inside, self.middle_attention, self.norm, self.dtype, self.remat)
+        x = nn.swish(_normalize(x, inside, self.norm, self.dtype))
+        return _conv3x3(self.z_channels, self.dtype, "out")(x, inside)
 
 
 class VQGANDecoder(nn.Module):
     """Features to images: the mirror of `VQGANEncoder` with one more residual block a level, no final non-linearity.
+
+    With `size`, rows and columns, the features are the upper left part, see `VQGANEncoder`.
 
     Attributes:
         out_channels: channels of the image.
@@ -77,19 +84,40 @@ class VQGANDecoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
+    def __call__(self, features: jax.Array, size: jax.Array | None = None) -> jax.Array:
         res_block, attention_block = _blocks(self.remat)
-        x = _conv3x3(self.channels * self.channel_multipliers[-1], self.dtype, "stem")(features)
-        x = _middle(x, self.middle_attention, self.norm, self.dtype, self.remat)
+        num_levels = len(self.channel_multipliers)
+        inside = _inside(size, features.shape[1:3], 1)
+        x = _conv3x3(self.channels * self.channel_multipliers[-1], self.dtype, "stem")(features, inside)
+        x = _middle(x, inside, self.middle_attention, self.norm, self.dtype, self.remat)
         for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
             for _ in range(self.num_res_blocks + 1):
-                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x)
+                x = res_block(self.channels * multiplier, self.norm, self.dtype)(x, inside)
                 if level in self.attention_levels:
-                    x = attention_block(self.norm, self.dtype)(x)
+                    x = attention_block(self.norm, self.dtype)(x, inside)
             if level > 0:
-                x = Upsample(self.dtype)(x)
-        x = nn.swish(_normalize(x, self.norm, self.dtype))
-        return _conv3x3(self.out_channels, self.dtype, "out")(x)
+                inside = _inside(size, (2 * x.shape[1], 2 * x.shape[2]), 2 ** (num_levels - level))
+                x = Upsample(self.dtype)(x, inside)
+        x = nn.swish(_normalize(x, inside, self.norm, self.dtype))
+        return _conv3x3(self.out_channels, self.dtype, "out")(x, inside)
+
+
+def context(num_levels: int, num_res_blocks: int) -> tuple[int, int]:
+    """How far encoder and decoder look without attention and with `norm="layer"`: pixels, and positions of features.
+
+    A feature depends on pixels at most so far from the `f x f` pixels at its place; a pixel likewise on features.
+    """
+    encoder = 1 + 4  # the last convolution and the middle
+    for level in reversed(range(num_levels)):
+        encoder += 2 * num_res_blocks
+        if level > 0:
+            encoder = 2 * encoder + 1  # of a level that is twice as fine; the convolution looks one to the right
+    decoder = 1
+    for level in range(num_levels):
+        decoder += 2 * (num_res_blocks + 1)
+        if level < num_levels - 1:
+            decoder = -(-(decoder + 1) // 2)
+    return encoder + 1, decoder + 4 + 1
 
 
 class ResBlock(nn.Module):
@@ -100,9 +128,9 @@ class ResBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = _conv3x3(self.features, self.dtype)(nn.swish(_normalize(x, self.norm, self.dtype)))
-        h = _conv3x3(self.features, self.dtype)(nn.swish(_normalize(h, self.norm, self.dtype)))
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        h = _conv3x3(self.features, self.dtype)(nn.swish(_normalize(x, inside, self.norm, self.dtype)), inside)
+        h = _conv3x3(self.features, self.dtype)(nn.swish(_normalize(h, inside, self.norm, self.dtype)), inside)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         return x + h
@@ -115,11 +143,13 @@ class AttentionBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
         num, height, width, channels = x.shape
-        h = _normalize(x, self.norm, self.dtype).reshape(num, height * width, channels)
+        h = _normalize(x, inside, self.norm, self.dtype).reshape(num, height * width, channels)
         query, key, value = (nn.Dense(channels, dtype=self.dtype, name=name)(h) for name in ("query", "key", "value"))
         scores = jnp.einsum("nqc,nkc->nqk", query, key, preferred_element_type=jnp.float32) / math.sqrt(channels)
+        if inside is not None:
+            scores = jnp.where(inside.reshape(1, 1, height * width), scores, -jnp.inf)
         h = jnp.einsum("nqk,nkc->nqc", nn.softmax(scores).astype(self.dtype), value)
         return x + nn.Dense(channels, dtype=self.dtype, name="out")(h).reshape(x.shape)
 
@@ -130,27 +160,37 @@ class Downsample(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype)(x)
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype)(x, inside)
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbour, then a 3 x 3 convolution."""
+    """Twice the resolution: nearest neighbour, then a 3 x 3 convolution; `inside` is a mask of the output."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None = None) -> jax.Array:
         x = x.repeat(2, axis=1).repeat(2, axis=2)
-        return _conv3x3(x.shape[-1], self.dtype)(x)
+        return _conv3x3(x.shape[-1], self.dtype)(x, inside)
 
 
-def _middle(x: jax.Array, attention: bool, norm: str, dtype: jnp.dtype, remat: bool) -> jax.Array:
+def _middle(
+    x: jax.Array, inside: jax.Array | None, attention: bool, norm: str, dtype: jnp.dtype, remat: bool
+) -> jax.Array:
     res_block, attention_block = _blocks(remat)
-    x = res_block(x.shape[-1], norm, dtype)(x)
+    x = res_block(x.shape[-1], norm, dtype)(x, inside)
     if attention:
-        x = attention_block(norm, dtype)(x)
-    return res_block(x.shape[-1], norm, dtype)(x)
+        x = attention_block(norm, dtype)(x, inside)
+    return res_block(x.shape[-1], norm, dtype)(x, inside)
+
+
+def _inside(size: jax.Array | None, grid: tuple[int, ...], scale: int) -> jax.Array | None:
+    """A mask `(1, height, width, 1)` of the upper left `size * scale` positions of a grid; None without a size."""
+    if size is None:
+        return None
+    rows, columns = (jnp.arange(length) < size[axis] * scale for axis, length in enumerate(grid))
+    return (rows[:, None] & columns)[None, :, :, None]
 
 
 def _blocks(remat: bool) -> tuple[type[ResBlock], type[AttentionBlock]]:
@@ -167,5 +207,5 @@ def _conv3x3(features: int, dtype: jnp.dtype, name: str | None = None) -> Conv:
     return Conv(features, dtype=dtype, name=name)
 
 
-def _normalize(x: jax.Array, norm: str, dtype: jnp.dtype) -> jax.Array:
-    return LayerNorm(dtype)(x) if norm == "layer" else GroupNorm(dtype)(x)
+def _normalize(x: jax.Array, inside: jax.Array | None, norm: str, dtype: jnp.dtype) -> jax.Array:
+    return LayerNorm(dtype)(x) if norm == "layer" else GroupNorm(dtype)(x, inside)

@@ -23,7 +23,7 @@ from vpvae_jax.speech import losses
 from vpvae_jax.speech.metrics import METRICS, UnscorableError, require_packages, stoi
 from vpvae_jax.speech.settings import SpeechData, SpeechEval, SpeechLoss, SQCodec
 from vpvae_jax.speech.waveform import LOUDEST, SAMPLE_RATE
-from vpvae_jax.speech.windows import Windows, decode_windows, encode_windows, map_tokens
+from vpvae_jax.speech.windows import Windows, decode_windows, encode_windows
 
 if TYPE_CHECKING:
     import grain
@@ -286,7 +286,3 @@ class Speech(Modality):
     def decode(self, function: Callable, latents: Any) -> np.ndarray:
         """Recordings of latents, see `decode_windows`."""
         return decode_windows(self._windows, function, latents)
-
-    def map_tokens(self, function: Callable, tokens: Any) -> np.ndarray:
-        """A function of each token, latent or index, by itself."""
-        return map_tokens(self._windows, function, tokens)

@@ -53,17 +53,6 @@ def decode_windows(windows: Windows, function: Callable, latents: np.ndarray) ->
     return _map(windows, by_token, np.asarray(latents)).reshape(len(latents), -1)
 
 
-def map_tokens(windows: Windows, function: Callable, tokens: np.ndarray) -> np.ndarray:
-    """A function of each token by itself, `(n, t, ...)` to `(n, t, ...)`, in windows that do not overlap.
-
-    Args:
-        windows: how recordings are cut; the context is not used.
-        function: `(b, window, ...)` to `(b, window, ...)`.
-        tokens: latents or indices.
-    """
-    return _map(windows._replace(context=0), function, np.asarray(tokens))
-
-
 def _map(windows: Windows, function: Callable, tokens: np.ndarray) -> np.ndarray:
     """`(n, t, ...)` to `(n, t, ...)`: each token once, from the window with most context around it."""
     num, num_tokens = tokens.shape[:2]

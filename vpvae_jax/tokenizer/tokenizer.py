@@ -19,7 +19,10 @@ from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.models.autoencoder import Autoencoder
 from vpvae_jax.quantizers import Quantizer
 from vpvae_jax.runtime.errors import CheckpointError, ConfigError, DataError
+from vpvae_jax.runtime.shapes import next_size
 from vpvae_jax.tokenizer.storage import damaged, read, write
+
+_MAX_TOKENS = 65_536  # quantized at a time
 
 
 def encode_examples(
@@ -28,9 +31,13 @@ def encode_examples(
     to_signal: Callable[[jax.Array], jax.Array],
     params: Any,
     examples: jax.Array,
+    *size: jax.Array,
 ) -> jax.Array:
-    """Latents as the decoder sees them without quantization, `(n, ..., d)`, of a batch in stored form."""
-    z = network.apply({"params": params}, to_signal(examples), method="encode")
+    """Latents as the decoder sees them without quantization, `(n, ..., d)`, of a batch in stored form.
+
+    The `size` is that of padded images, see `models.vqgan.VQGANEncoder`.
+    """
+    z = network.apply({"params": params}, to_signal(examples), *size, method="encode")
     return quantizer.project(z.reshape(-1, quantizer.input_dim)).reshape(*z.shape[:-1], quantizer.latent_dim)
 
 
@@ -64,18 +71,17 @@ class Tokenizer:
         # Whole on one device of this process, wherever they were made.
         self._weights = jax.device_put(jax.tree.map(np.asarray, {"network": params, "codebook": codebook}))
 
-        def to_latents(weights, examples):
-            return encode_examples(network, quantizer, self.modality.to_signal, weights["network"], examples)
+        def to_latents(weights, examples, *size):
+            return encode_examples(network, quantizer, self.modality.to_signal, weights["network"], examples, *size)
 
-        def to_examples(weights, z):
-            return self.modality.to_stored(network.apply({"params": weights["network"]}, z, method="decode"))
+        def to_examples(weights, z, *size):
+            return self.modality.to_stored(network.apply({"params": weights["network"]}, z, *size, method="decode"))
 
         def to_indices(weights, z):
-            return quantizer.encode(weights["codebook"], z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
+            return quantizer.encode(weights["codebook"], z)
 
         def to_codes(weights, indices):
-            z_q = quantizer.decode(weights["codebook"], indices.reshape(-1))
-            return z_q.reshape(*indices.shape, quantizer.latent_dim)
+            return quantizer.decode(weights["codebook"], indices)
 
         self._to_latents, self._to_examples = jax.jit(to_latents), jax.jit(to_examples)
         self._to_indices, self._to_codes = jax.jit(to_indices), jax.jit(to_codes)
@@ -108,10 +114,11 @@ class Tokenizer:
         """
         return self.encode_latents(self.latents(examples))
 
-    def encode_latents(self, z: jax.Array) -> jax.Array:
+    def encode_latents(self, z: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of latents, `(n, ..., d)` to `(n, ...)` int32."""
-        to_indices = functools.partial(self._to_indices, self._weights)
-        return jax.device_put(self.modality.map_tokens(to_indices, z))
+        flat = np.asarray(z).reshape(-1, z.shape[-1])
+        indices = _in_pieces(functools.partial(self._to_indices, self._weights), flat)
+        return jax.device_put(indices.reshape(z.shape[:-1]))
 
     def decode(self, indices: np.ndarray | jax.Array) -> jax.Array:
         """Examples of tokens.
@@ -134,10 +141,10 @@ class Tokenizer:
         lowest, highest = int(indices.min()), int(indices.max())
         if lowest < 0 or highest >= self.codebook_size:
             raise DataError(f"indices run from {lowest} to {highest} but codes are 0..{self.codebook_size - 1}")
-        to_codes = functools.partial(self._to_codes, self._weights)
-        return self.decode_latents(self.modality.map_tokens(to_codes, indices.astype(np.int32)))
+        codes = _in_pieces(functools.partial(self._to_codes, self._weights), indices.astype(np.int32).ravel())
+        return self.decode_latents(codes.reshape(*indices.shape, -1))
 
-    def decode_latents(self, z: jax.Array) -> jax.Array:
+    def decode_latents(self, z: np.ndarray | jax.Array) -> jax.Array:
         """Examples of latents that were not quantized, `(n, ..., d)`; see `decode`."""
         decode = functools.partial(self._to_examples, self._weights)
         return jax.device_put(self.modality.decode(decode, z))
@@ -185,6 +192,16 @@ class Tokenizer:
             raise damaged(directory, f"its description lacks {error}") from error
         weights = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return cls(experiment, weights["network"], weights["codebook"], step)
+
+
+def _in_pieces(function: Callable, tokens: np.ndarray) -> np.ndarray:
+    """A function of each token by itself, `(n, ...)` to `(n, ...)`, in pieces of few sizes."""
+    pieces = []
+    for first in range(0, len(tokens), _MAX_TOKENS):
+        piece = tokens[first : first + _MAX_TOKENS]
+        filled = np.pad(piece, [(0, next_size(len(piece)) - len(piece)), *[(0, 0)] * (piece.ndim - 1)])
+        pieces.append(np.asarray(function(filled))[: len(piece)])
+    return np.concatenate(pieces)
 
 
 def _check_arrays(experiment: Experiment, arrays: Mapping[str, np.ndarray]) -> None:
