@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     side = round(np.sqrt(np.mean([height * width for height, width in many])) / 4) * 4
     large = (64, 96) if given.smoke else LARGE
     for sizes, how in itertools.product(([(side, side)] * num, many, [large]), ("tokenizer", "whole")):
-        seconds, gibibytes = _apart(sizes, how, values)
+        seconds, gibibytes = measure(sizes, how, values) if given.smoke else _apart(sizes, how, values)
         line = {"what": f"{len(sizes)} image{'s' * (len(sizes) > 1)}", "how": how, "num_sizes": len(set(sizes))}
         line["megapixels"] = sum(height * width for height, width in sizes) / 1e6
         reporting.write(line | {"seconds": seconds, "peak_gibibytes": gibibytes})
