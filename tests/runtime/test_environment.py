@@ -1,9 +1,11 @@
 import importlib.metadata
 import os
+import pathlib
 import platform
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from tests import tiny
@@ -79,3 +81,55 @@ def _faults(argument):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_a_buffer_that_is_freed_is_used_again():
     assert _faults("keep") * 10 < _faults("leave")
+
+
+class TestStorePrograms:
+    @pytest.fixture
+    def stored_in(self, monkeypatch):
+        """Where programs go with these variables, as a function of them."""
+
+        names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+        before = {name: jax.config.values[name] for name in names}
+
+        def store(**variables):
+            jax.config.update(names[0], variables.pop("chosen", None))
+            for name in ("XDG_CACHE_HOME", "HOME"):
+                monkeypatch.delenv(name, raising=False)
+            for name, value in variables.items():
+                monkeypatch.setenv(name, str(value))
+            environment.store_programs()
+            return jax.config.values[names[0]]
+
+        yield store
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+    def test_below_the_home_directory(self, stored_in, tmp_path):
+        cores = environment.num_cores()
+        for variables in ({"HOME": tmp_path}, {"HOME": tmp_path, "XDG_CACHE_HOME": "relative"}):
+            folder = stored_in(**variables)
+            assert folder.startswith(str(tmp_path / ".cache" / "vpvae_jax" / "compiled"))
+            assert folder.endswith(f"-{cores}")
+        assert stored_in(HOME="/", XDG_CACHE_HOME=tmp_path).startswith(str(tmp_path / "vpvae_jax"))
+
+    def test_the_users_choice_stays(self, stored_in, tmp_path):
+        assert stored_in(HOME=tmp_path, chosen="elsewhere") == "elsewhere"
+
+    def test_nowhere_without_a_place(self, stored_in, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        assert stored_in(HOME=tmp_path / "file") is None
+
+        def no_home(path):
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(environment.pathlib.Path, "expanduser", no_home)
+        assert stored_in() is None
+
+    def test_the_oldest_are_deleted(self, stored_in, tmp_path, monkeypatch):
+        folder = pathlib.Path(stored_in(HOME=tmp_path))
+        for age, name in enumerate(("new", "middle", "old")):
+            (folder / name).write_bytes(bytes(100))
+            os.utime(folder / name, (1e9 - age, 1e9 - age))
+        monkeypatch.setattr(environment, "_MAX_CACHE_BYTES", 250)
+        stored_in(HOME=tmp_path)
+        assert {path.name for path in folder.iterdir()} == {"new", "middle"}

@@ -24,6 +24,20 @@ def test_images_of_many_sizes_share_programs(trained):
         assert indices.shape == (1, rows, columns)
         assert tokenizer.decode(indices).shape == images.shape
     assert tokenizer._to_latents._cache_size() == tokenizer._to_examples._cache_size() == 1
+    assert tokenizer._to_indices._cache_size() == tokenizer._to_codes._cache_size() == 3  # 45 to 72: 48, 64 and 96
+
+
+def test_no_image(trained):
+    tokenizer = Tokenizer.load(trained)
+    side = 4 * tokenizer.stride
+    assert tokenizer.encode(np.zeros((0, side, side, 3), np.uint8)).shape == (0, 4, 4)
+
+
+def test_inside_a_program_of_the_caller(trained):
+    tokenizer, images = Tokenizer.load(trained), _black(Tokenizer.load(trained))
+    np.testing.assert_array_equal(jax.jit(tokenizer.encode)(images), tokenizer.encode(images))
+    z = tokenizer.latents(images)
+    np.testing.assert_array_equal(jax.jit(tokenizer.decode_latents)(z), tokenizer.decode_latents(z))
 
 
 def test_an_image_has_the_tokens_of_its_batch(trained):

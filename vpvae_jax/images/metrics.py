@@ -55,6 +55,8 @@ def ssim(reconstruction: np.ndarray | jax.Array, original: np.ndarray | jax.Arra
 
     Source: Wang et al. 2004; equal to scikit-image with `gaussian_weights=True, use_sample_covariance=False`.
     """
+    if min(original.shape[1:3]) < SSIM_WINDOW:
+        raise ValueError(f"images {original.shape} have no SSIM: expected sides of at least {SSIM_WINDOW} pixels")
     return _scores(_ssim, reconstruction, original)
 
 
@@ -71,6 +73,8 @@ def _ssim(reconstruction, original, size):
 def _scores(function: Callable, reconstruction: np.ndarray | jax.Array, original: np.ndarray | jax.Array) -> jax.Array:
     """A function of padded images and the `(2,)` size of what is image in them: it is compiled for few sizes."""
     size = original.shape[1:3]
+    if isinstance(reconstruction, jax.core.Tracer):
+        return function(reconstruction, original, np.array(size, np.int32))
     lacking = [(0, 0), *((0, next_size(side) - side) for side in size), (0, 0)]
     padded = (np.pad(np.asarray(images), lacking) for images in (reconstruction, original))
     return function(*padded, np.array(size, np.int32))

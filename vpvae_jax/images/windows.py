@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from vpvae_jax.runtime.shapes import next_size
@@ -35,26 +36,27 @@ class _Span(NamedTuple):
     padded: int  # length that the network sees
 
 
-def encode_windows(windows: Windows, function: Callable, images: np.ndarray) -> np.ndarray:
+def encode_windows(windows: Windows, function: Callable, images: Any) -> Any:
     """Latents of images, `(n, h * stride, w * stride, 3)` to `(n, h, w, d)`.
 
     Args:
         windows: how they go through.
         function: of a batch, `(n, rows * stride, columns * stride, 3)`, and of the part of it that is image, `(2,)`
             int32 in tokens, to `(n, rows, columns, d)`.
-        images: uint8.
+        images: uint8. What is traced goes through whole, without a size.
     """
-    return _map(function, np.asarray(images), windows.side, windows.encoder_context, windows.stride, 1)
+    return _map(function, images, windows.side, windows.encoder_context, windows.stride, 1)
 
 
-def decode_windows(windows: Windows, function: Callable, latents: np.ndarray) -> np.ndarray:
+def decode_windows(windows: Windows, function: Callable, latents: Any) -> Any:
     """Images of latents, `(n, h, w, d)` to `(n, h * stride, w * stride, 3)`; see `encode_windows`."""
-    return _map(function, np.asarray(latents), windows.side, windows.decoder_context, 1, windows.stride)
+    return _map(function, latents, windows.side, windows.decoder_context, 1, windows.stride)
 
 
-def _map(
-    function: Callable, inputs: np.ndarray, side: int | None, context: int, scale_in: int, scale_out: int
-) -> np.ndarray:
+def _map(function: Callable, inputs: Any, side: int | None, context: int, scale_in: int, scale_out: int) -> Any:
+    if isinstance(inputs, jax.core.Tracer):  # inside a program of the caller, whose shapes are his
+        return function(inputs)
+    inputs = np.asarray(inputs)
     height, width = (length // scale_in for length in inputs.shape[1:3])
     outputs = None
     for spans in itertools.product(_spans(height, side, context), _spans(width, side, context)):

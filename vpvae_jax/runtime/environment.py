@@ -22,7 +22,7 @@ _JAXLIB_VERSIONS = ("0.10.2",)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = -1
 _MIN_COMPILE_SECONDS = 0.5  # of a program that is stored
-_MAX_CACHE_BYTES = 2 * 2**30  # of all; the least recently used are deleted
+_MAX_CACHE_BYTES = 2 * 2**30  # of all
 
 
 def prepare() -> None:
@@ -62,28 +62,50 @@ def keep_freed_memory() -> None:
 
 
 def store_programs() -> None:
-    """Have JAX store compiled programs, so that a later start with the same settings does not compile again.
+    """Have JAX store compiled programs, so that a later start with the same settings does not compile them again.
 
-    They go to `vpvae_jax/compiled` below XDG_CACHE_HOME or `~/.cache`, by kind of processor, since they hold its
-    instructions. JAX_COMPILATION_CACHE_DIR names another place, JAX_ENABLE_COMPILATION_CACHE=0 stores none.
+    They go to `vpvae_jax/compiled` below XDG_CACHE_HOME or `~/.cache`, by kind of processor and number of cores, which
+    they are made for. Nothing is stored where that cannot be written. JAX_COMPILATION_CACHE_DIR names another place,
+    JAX_ENABLE_COMPILATION_CACHE=0 stores none.
     """
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(home / "vpvae_jax" / "compiled" / _processor()))
-        jax.config.update("jax_compilation_cache_max_size", _MAX_CACHE_BYTES)
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    try:
+        named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+        root = (named if named.is_absolute() else pathlib.Path("~/.cache").expanduser()) / "vpvae_jax" / "compiled"
+        folder = root / _processor()
+        folder.mkdir(parents=True, exist_ok=True)
+        _delete_oldest(root)
+    except (OSError, RuntimeError):  # no home, or one that is not ours
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
 
 
+def _delete_oldest(root: pathlib.Path) -> None:
+    """Delete the oldest programs while all are larger than allowed."""
+    files = sorted((path for path in root.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime)
+    excess = sum(path.stat().st_size for path in files) - _MAX_CACHE_BYTES
+    for path in files:
+        if excess <= 0:
+            return
+        excess -= path.stat().st_size
+        path.unlink()
+
+
 def _processor() -> str:
-    """A name for what instructions this processor has."""
+    """A name for what a program is compiled for: the instructions of this processor, and the cores."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}-{num_cores()}"
 
 
 def num_cores() -> int:

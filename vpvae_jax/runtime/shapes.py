@@ -4,8 +4,7 @@
 def next_size(size: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: two an octave, so at most a third of it is padding.
 
-    Four an octave pad less and compile more: 100 images of 36 sizes took 1.6 times as long as of one size, not 1.4
-    (configs/photos.py on 2 cores of an AMD EPYC; results/benchmarks/image_sizes.jsonl).
+    Four an octave pad less and compile more: 100 images of 36 sizes were no faster (configs/photos.py, 2 cores).
     """
     octave = 2 ** (size - 1).bit_length()
     return octave * 3 // 4 if size <= octave * 3 // 4 else octave

@@ -116,8 +116,7 @@ class Tokenizer:
 
     def encode_latents(self, z: np.ndarray | jax.Array) -> jax.Array:
         """Tokens of latents, `(n, ..., d)` to `(n, ...)` int32."""
-        flat = np.asarray(z).reshape(-1, z.shape[-1])
-        indices = _in_pieces(functools.partial(self._to_indices, self._weights), flat)
+        indices = _in_pieces(functools.partial(self._to_indices, self._weights), z.reshape(-1, z.shape[-1]))
         return jax.device_put(indices.reshape(z.shape[:-1]))
 
     def decode(self, indices: np.ndarray | jax.Array) -> jax.Array:
@@ -194,12 +193,14 @@ class Tokenizer:
         return cls(experiment, weights["network"], weights["codebook"], step)
 
 
-def _in_pieces(function: Callable, tokens: np.ndarray) -> np.ndarray:
+def _in_pieces(function: Callable, tokens: Any) -> Any:
     """A function of each token by itself, `(n, ...)` to `(n, ...)`, in pieces of few sizes."""
+    if isinstance(tokens, jax.core.Tracer):
+        return function(tokens)
     pieces = []
-    for first in range(0, len(tokens), _MAX_TOKENS):
+    for first in range(0, max(1, len(tokens)), _MAX_TOKENS):
         piece = tokens[first : first + _MAX_TOKENS]
-        filled = np.pad(piece, [(0, next_size(len(piece)) - len(piece)), *[(0, 0)] * (piece.ndim - 1)])
+        filled = np.pad(np.asarray(piece), [(0, next_size(len(piece)) - len(piece)), *[(0, 0)] * (piece.ndim - 1)])
         pieces.append(np.asarray(function(filled))[: len(piece)])
     return np.concatenate(pieces)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.buffer_callback import buffer_callback
 
-from vpvae_jax.neighbors.cpu.custom_call import register
 from vpvae_jax.neighbors.cpu.kd_tree import KDTree
 from vpvae_jax.neighbors.sharding import varying_like
 
@@ -22,80 +22,78 @@ _MAX_TREES = 4
 
 def neighbor_distances(samples: jax.Array, queries: jax.Array, ranks: tuple[int, ...]) -> jax.Array:
     """Search as `vpvae_jax.neighbors.neighbor_distances` describes."""
-    distances = jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32)
-    return _on_host(_distances, (distances,), samples, queries, jnp.asarray(ranks, jnp.int32))[0]
-
-
-def _distances(samples, queries, ranks):
     ascending = np.unique(ranks)
-    with _tree_of(samples) as tree:
-        if tree is None:
-            return (np.nan,)
-        return (tree.distances(queries, ascending)[:, np.searchsorted(ascending, ranks)],)
+    columns = np.searchsorted(ascending, ranks)
+
+    def search(samples, queries):
+        with _tree_of(samples) as tree:
+            if tree is None:
+                return (np.nan,)
+            return (tree.distances(queries, ascending)[:, columns],)
+
+    shapes = (jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32),)
+    return _on_host(search, shapes, samples, queries)[0]
 
 
 def neighbor_distances_along(
     samples: jax.Array, queries: jax.Array, steps: jax.Array, ranks: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Search as `vpvae_jax.neighbors.neighbor_distances_along` describes, in one call of the host."""
-    distances = jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32)
-    moved = jax.ShapeDtypeStruct(queries.shape, jnp.float32)
-    shapes = (distances, moved, distances)
-    return _on_host(_along, shapes, samples, queries, steps, jnp.asarray(ranks, jnp.int32))  # type: ignore[return-value]
-
-
-def _along(samples, queries, steps, ranks):
     ascending = np.unique(ranks)
     columns = np.searchsorted(ascending, ranks)
-    with _tree_of(samples) as tree:
-        if tree is None:
-            return np.nan, np.nan, np.nan
-        distances, moved, moved_distances = tree.distances_along(queries, steps, int(columns[-1]), ascending)
-        return distances[:, columns], moved, moved_distances[:, columns]
+
+    def search(samples, queries, steps):
+        with _tree_of(samples) as tree:
+            if tree is None:
+                return np.nan, np.nan, np.nan
+            distances, moved, moved_distances = tree.distances_along(queries, steps, int(columns[-1]), ascending)
+            return distances[:, columns], moved, moved_distances[:, columns]
+
+    distances = jax.ShapeDtypeStruct((queries.shape[0], len(ranks)), jnp.float32)
+    moved = jax.ShapeDtypeStruct(queries.shape, jnp.float32)
+    return _on_host(search, (distances, moved, distances), samples, queries, steps)  # type: ignore[return-value]
 
 
 def nearest(samples: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Search as `vpvae_jax.neighbors.nearest` describes; of several nearest samples the first is taken."""
+
+    def search(samples, queries):
+        distances, indices = _neighbors(samples, queries, np.array([1]))
+        return indices[:, 0], distances[:, 0]
+
     num = queries.shape[0]
     shapes = (jax.ShapeDtypeStruct((num,), jnp.int32), jax.ShapeDtypeStruct((num,), jnp.float32))
-    indices, distances = _on_host(_nearest, shapes, samples, queries)
+    indices, distances = _on_host(search, shapes, samples, queries)
     return indices, distances
-
-
-def _nearest(samples, queries):
-    distances, indices = _neighbors(samples, queries, np.array([1]))
-    return indices[:, 0], distances[:, 0]
 
 
 def neighbor_at_rank(samples: jax.Array, queries: jax.Array, ranks: jax.Array, max_rank: int) -> jax.Array:
     """Search as `vpvae_jax.neighbors.neighbor_at_rank` describes; of equally near samples the first ranks lower."""
     del max_rank  # each query searches as far as its own rank
+
+    def search(samples, queries, ranks):
+        _, indices = _neighbors(samples, queries, ranks[:, None])
+        return (indices[:, 0],)
+
     shapes = (jax.ShapeDtypeStruct((queries.shape[0],), jnp.int32),)
-    return _on_host(_at_rank, shapes, samples, queries, ranks)[0]
-
-
-def _at_rank(samples, queries, ranks):
-    _, indices = _neighbors(samples, queries, ranks[:, None])
-    return (indices[:, 0],)
+    return _on_host(search, shapes, samples, queries, ranks)[0]
 
 
 def _on_host(search: Callable, shapes: tuple[jax.ShapeDtypeStruct, ...], *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Call one of the functions that are registered below from a compiled program.
+    """Call a numpy function from a compiled program; its results are broadcast to the shapes.
 
     `jax.pure_callback` would first copy the arguments in a thread of XLA's pool. On one core that may be the thread
     that waits for the callback (jax-ml/jax issue 24255): the program then hangs. Here buffers are read in place.
     """
     _finish_before_exit()
-    results = jax.ffi.ffi_call(_name(search), shapes, vmap_method="sequential")(*arrays)
+
+    def read_and_write(context, results, *buffers):
+        del context
+        for result, values in zip(results, search(*map(np.asarray, buffers)), strict=True):
+            np.asarray(result)[...] = values
+
+    results = buffer_callback(read_and_write, shapes, vmap_method="sequential")(*arrays)
     return varying_like(tuple(results), *arrays)
-
-
-def _name(search: Callable) -> str:
-    return f"vpvae_jax_tree{search.__name__}"
-
-
-for _search in (_distances, _along, _nearest, _at_rank):
-    register(_name(_search), _search)
 
 
 @functools.cache
