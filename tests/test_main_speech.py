@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -14,6 +15,7 @@ from tests.speech import tiny_speech
 from tests.speech.recordings import NAMES, recording
 from vpvae_jax.runtime.errors import DataError
 from vpvae_jax.speech.metrics import METRICS, si_sdr, stoi
+from vpvae_jax.training.metric_log import read_metrics
 
 SPLITS = {"validation": 4, "test": 5}
 
@@ -22,7 +24,7 @@ SPLITS = {"validation": 4, "test": 5}
 def trained(tmp_path_factory):
     """A finished work directory, not to be changed."""
     workdir = tmp_path_factory.mktemp("speech")
-    tiny.do(tiny_speech.config(), workdir)
+    tiny.do(tiny_speech.config({"eval.every": 2, "eval.num_watched": 1, "codebook.every": 2}), workdir)
     return workdir
 
 
@@ -70,7 +72,13 @@ def test_scores_are_those_of_the_tokenizer(trained):
 
 
 @pytest.mark.system
-def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
+def test_scores_are_seen_while_it_trains(trained):
+    last = read_metrics(trained)[-1]
+    assert {"eval_stoi_continuous", "eval_stoi", "eval_cvu"} <= last.keys()
+
+
+@pytest.mark.system
+def test_recordings_of_every_kind_are_converted_counted_or_listed(trained, tmp_path):
     good = recording(NAMES[0])
     folder = tmp_path / "mixed"
     folder.mkdir()
@@ -86,8 +94,8 @@ def test_recordings_of_every_kind_are_converted_counted_or_listed(tmp_path):
     soundfile.write(cut, good, 16_000, format="FLAC")
     (folder / "cut.flac").write_bytes(cut.getvalue()[:5000])
     (folder / "codec.mp3").write_bytes(b"no codec writes this" * 50)
-    config = tiny_speech.config({"data.path": str(folder), "data.train_split": "all", "eval.splits": ("all",)})
-    tiny.do(config, tmp_path / "run")
+    shutil.copytree(trained, tmp_path / "run")
+    tiny.do(None, tmp_path / "run", "evaluate", data__path=str(folder), eval__splits=("all",))
     results = _results(tmp_path / "run", "all")
     assert (results["num_examples"], results["num_skipped"]) == (4, 4)
     reasons = " ".join(skipped["reason"] for skipped in results["skipped"])

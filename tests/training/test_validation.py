@@ -5,10 +5,7 @@ import json
 import pytest
 
 from tests import tiny
-from tests.speech import tiny_speech
-from vpvae_jax.config.experiment import Experiment
 from vpvae_jax.runtime.errors import ConfigError
-from vpvae_jax.training import loop
 from vpvae_jax.training.metric_log import read_metrics
 
 
@@ -29,14 +26,6 @@ def test_images(tmp_path, data_dir, capfd):
     assert lines[4]["learning_rate"] == pytest.approx(float(tiny.experiment(data_dir).schedule(3)))
     assert lines[4]["unix_time"] < lines[6]["unix_time"]
     assert "psnr_db_continuous=" in capfd.readouterr().err
-
-
-@pytest.mark.system
-def test_speech(tmp_path):
-    watched = {"eval.every": 2, "eval.num_watched": 1, "codebook.every": 2}
-    loop.train(Experiment(tiny_speech.config(watched)), tmp_path)  # a step that another test may have compiled
-    line = read_metrics(tmp_path)[-1]
-    assert {"eval_stoi_continuous", "eval_stoi", "eval_cvu"} <= line.keys()
 
 
 def test_a_codebook_without_an_evaluation_is_refused(data_dir):

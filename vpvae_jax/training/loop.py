@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from vpvae_jax.training.validation import Validation
 from vpvae_jax.training.watchdogs import StallWatch, Watchdogs
 
 _GIBIBYTE = 2**30
+_shapes: weakref.WeakKeyDictionary[Experiment, TrainState] = weakref.WeakKeyDictionary()
 
 
 class Program(NamedTuple):
@@ -174,8 +176,11 @@ def _put_like(new: Any, old: jax.Array) -> jax.Array:
 
 
 def abstract_state(experiment: Experiment, shardings: TrainState | None = None) -> TrainState:
-    """Shapes and types of `new_state`, without computing it."""
-    shapes = jax.eval_shape(_state_initializer(experiment), jax.random.key(experiment.config.seed))
+    """Shapes and types of `new_state`, without computing it; traced once for an experiment."""
+    if experiment not in _shapes:
+        key = jax.random.key(experiment.config.seed)
+        _shapes[experiment] = jax.eval_shape(_state_initializer(experiment), key)
+    shapes = _shapes[experiment]
     if shardings is None:
         return shapes
     return jax.tree.map(

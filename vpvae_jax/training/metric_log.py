@@ -7,8 +7,6 @@ import json
 import os
 import pathlib
 
-import tensorboardX
-
 from vpvae_jax.config import workdir as layout
 
 
@@ -21,6 +19,8 @@ class MetricLog:
     """
 
     def __init__(self, workdir: pathlib.Path, start_step: int):
+        import tensorboardX  # here, as it imports torch where that is installed, and readers do not need it
+
         path = workdir / layout.METRICS
         kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
         temporary = path.with_suffix(".tmp")
