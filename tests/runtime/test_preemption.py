@@ -1,6 +1,6 @@
-import contextlib
 import os
 import signal
+import sys
 
 import pytest
 
@@ -11,7 +11,8 @@ from vpvae_jax.runtime.preemption import Preemption, Stopped, stop_when_asked
 
 
 @pytest.fixture(autouse=True)
-def handler():
+def handler(monkeypatch):
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     preemption._asked.clear()
@@ -72,10 +73,28 @@ def test_a_record_that_is_being_decoded_is_not_what_is_left_out():
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
 @pytest.mark.parametrize("begin", [stop_when_asked, lambda: Preemption().__enter__()])
-def test_what_was_asked_and_got_lost_is_heard_at_the_next_stage(number, expected, begin):
+def test_what_was_asked_and_got_lost_is_heard_at_the_next_stage(capsys, number, expected, begin):
+    """Without the traceback that Python prints of an exception that gets lost."""
+
+    class Asks:
+        def __del__(self):  # no exception leaves it
+            os.kill(os.getpid(), number)
+
     stop_when_asked()
-    with contextlib.suppress(BaseException):  # as a callback from C would
-        os.kill(os.getpid(), number)
+    Asks()
+    assert not capsys.readouterr().err
     with pytest.raises(expected):
         begin()
     stop_when_asked()
+
+
+def test_other_exceptions_that_get_lost_are_reported(capsys):
+    class Fails:
+        def __del__(self):
+            raise ValueError("something else")
+
+    stop_when_asked()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    Fails()
+    assert "something else" in capsys.readouterr().err

@@ -107,7 +107,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     asked: BaseException = Stopped() if number == signal.SIGTERM else KeyboardInterrupt()
     _asked[:] = [asked]
+    sys.unraisablehook = _report_lost
     raise asked
+
+
+def _report_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Report an exception that got lost as Python does, but for those that are raised again."""
+    if not any(lost.exc_value is asked for asked in _asked):
+        sys.__unraisablehook__(lost)
 
 
 def _raise_if_asked() -> None:
