@@ -196,7 +196,7 @@ def test_a_run_resumes_with_other_devices(layouts, tmp_path, data_dir, num_devic
     _assert_alike(workdir, layouts[1, 1])
 
 
-@pytest.mark.parametrize("layout", [(1, 8), (2, 1)])
+@pytest.mark.parametrize("layout", [(1, 8), pytest.param((2, 1), marks=pytest.mark.reliability)])
 def test_the_codebook_of_the_same_network_does_not_depend_on_where_it_is_fitted(layouts, tmp_path, data_dir, layout):
     workdir = tmp_path / "run"
     shutil.copytree(layouts[1, 1], workdir)

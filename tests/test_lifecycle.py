@@ -143,6 +143,7 @@ class TestTraining:
             assert params.keys() == modules
             jax.tree.map(np.testing.assert_array_equal, params, {name: expected[name] for name in modules})
 
+    @pytest.mark.system
     def test_what_is_not_given_is_random(self, trained, data_dir):
         expected = _network(trained)
         experiment = tiny.experiment(data_dir, seed=1)

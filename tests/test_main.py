@@ -122,7 +122,7 @@ def test_codebook_of_another_size_than_that_of_the_training(trained, tmp_path, d
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.system if name in ("vq", "fsp") else pytest.mark.reliability)
+        pytest.param(name, marks=pytest.mark.system if name == "fsp" else pytest.mark.reliability)
         for name in QUANTIZERS
         if name != "vp"
     ],

@@ -30,7 +30,14 @@ def images(height, width):
     return np.random.default_rng(0).integers(0, 256, (2, 2 * height, 2 * width, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("norm", "attention"), [("layer", False), ("group", False), ("group", True)])
+@pytest.mark.parametrize(
+    ("norm", "attention"),
+    [
+        pytest.param("layer", False, marks=pytest.mark.system),
+        pytest.param("group", False, marks=pytest.mark.system),
+        ("group", True),
+    ],
+)
 def test_padding_has_no_influence(norm, attention):
     encode, decode = functions(norm, attention)
     windows, x = Windows(2, None, *CONTEXTS), images(9, 17)

@@ -16,6 +16,7 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("target", ["images", "audio", "weights"])
 def test_damaged_files_are_read_or_refused(target):
     result = fuzz.fuzz(target, 400)

@@ -314,6 +314,7 @@ class TestPage:
         report.write_reports([tmp_path / name for name in names], tmp_path / "out")
         assert len(report.write_report(tmp_path / names[0])) > 3
 
+    @pytest.mark.system
     def test_of_one_directory_and_of_several(self, workdirs, tmp_path):
         paths = report.write_reports(workdirs, tmp_path / "new" / "all")
         assert sorted(path.name for path in paths) == ["report.html", "table.csv", "table.md"]

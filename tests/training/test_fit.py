@@ -17,6 +17,7 @@ def _checkpointed(run, workdir, change=lambda state: state):
         checkpoints.save(change(new_state(run)), iter(grain.MapDataset.range(9).to_iter_dataset()))
 
 
+@pytest.mark.system
 def test_a_method_whose_fit_ignores_the_latents_reads_no_data(tmp_path, monkeypatch):
     """The data set does not even exist."""
     run = tiny.experiment(tmp_path / "nothing", "quantizer=fsp,codebook_size=16", data__name="no/such_data")
@@ -25,6 +26,7 @@ def test_a_method_whose_fit_ignores_the_latents_reads_no_data(tmp_path, monkeypa
     assert (tokenizer.codebook_size, tokenizer.step) == (16, 0)
 
 
+@pytest.mark.system
 def test_latents_that_are_not_finite_are_refused(tmp_path):
     run = tiny.experiment("", codebook__source="memory")
 

@@ -34,7 +34,7 @@ def test_every_dimension(small_tiles, dim):
     assert_exact(draw(600, dim), draw(37, dim, seed=1))
 
 
-@pytest.mark.parametrize("num_samples", [48, 65, 1000])
+@pytest.mark.parametrize("num_samples", [65, *(pytest.param(num, marks=pytest.mark.system) for num in (48, 1000))])
 def test_numbers_of_samples_that_no_tile_divides(small_tiles, num_samples):
     # Away from the origin a padding row, if it were zero, would be the farthest; near it the nearest.
     for shift in (0.0, 50.0):
