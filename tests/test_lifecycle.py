@@ -153,8 +153,20 @@ class TestTraining:
 
     def test_of_another_shape_is_refused_with_both(self, trained, data_dir):
         experiment = tiny.experiment(data_dir, train__init_from=str(trained), model__channels=16)
-        with pytest.raises(ConfigError, match=r"does not fit: .* is \(8,\) there and \(16,\) in this network"):
+        with pytest.raises(ConfigError, match=r"does not fit: .* is \(8,\) there and \(16,\) in this network") as error:
             warm_start.load(experiment)
+        assert "or take only" not in str(error.value)  # no part of it would fit
+
+    def test_the_part_that_fits_is_named(self, trained, data_dir):
+        experiment = tiny.experiment(data_dir, train__init_from=str(trained), quantizer__latent_dim=4)
+        with pytest.raises(ConfigError, match=r"quantizer.latent_dim as there$"):
+            warm_start.load(experiment)
+        other = _network(trained)
+        other["up"] = {name: array[..., :1] for name, array in other["up"].items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(warm_start, "_read", lambda directory: other)
+            with pytest.raises(ConfigError, match=r"or take only :encoder$"):
+                warm_start.load(tiny.experiment(data_dir, train__init_from=str(trained)))
 
 
 def _network(workdir):

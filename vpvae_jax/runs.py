@@ -129,6 +129,8 @@ def _train(run: Run) -> None:
         if (run.workdir / layout.CONFIG).exists():  # written since `assemble` looked
             layout.check_may_follow(run.experiment.config, run.workdir, "train")
         layout.write_config(run.experiment.config, run.workdir)
+        if params:
+            print(f"starting from {run.experiment.config.train.init_from}: {', '.join(params)}", flush=True)
     with jax.debug_nans(run.experiment.config.debug.nans):
         train(run.experiment, run.workdir, params)
 
@@ -138,6 +140,7 @@ def _fit(run: Run) -> None:
     experiments = [run.experiment]
     if run.options.codebook_sizes:
         experiments = [_with_codebook_size(run.experiment.config, size) for size in run.options.codebook_sizes]
+    earlier = layout.tokenizers(run.workdir)
     for tokenizer in fit_codebooks(experiments, run.workdir):
         name = _keep(tokenizer, run.workdir, run.options.tokenizer) if processes.is_first() else ""
         name = processes.from_first(name)
@@ -146,9 +149,11 @@ def _fit(run: Run) -> None:
             if not run.options.codebook_sizes or not layout.current_tokenizer(run.workdir):
                 layout.mark_current(run.workdir, name)
             is_current = ", the current one" if layout.current_tokenizer(run.workdir) == name else ""
+            was_there = ", as it was there already" if name in earlier else ""
             directory = run.workdir / layout.TOKENIZERS / name
             print(
-                f"fitted {tokenizer.codebook_size} codes at step {tokenizer.step}: {directory}{is_current}", flush=True
+                f"fitted {tokenizer.codebook_size} codes at step {tokenizer.step}: {directory}{was_there}{is_current}",
+                flush=True,
             )
 
 

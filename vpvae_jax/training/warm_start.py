@@ -40,14 +40,19 @@ def load(experiment: Experiment) -> dict[str, Any]:
     found = {key: array for key, array in found.items() if key.partition("/")[0] in modules}
     wanted = flax.traverse_util.flatten_dict(experiment.abstract_params(), sep="/")
     wanted = {key: shape for key, shape in wanted.items() if key.partition("/")[0] in modules}
-    for key in sorted(wanted.keys() | found.keys()):
-        here = str(wanted[key].shape) if key in wanted else "nothing"
-        there = str(found[key].shape) if key in found else "nothing"
-        if here != there:
-            raise ConfigError(
-                f"train.init_from={place} does not fit: {key} is {there} there and {here} in this network, set model.* "
-                f"and quantizer.latent_dim as there, or take only :encoder or :decoder"
-            )
+    shapes = {
+        key: tuple(str(arrays[key].shape) if key in arrays else "nothing" for arrays in (found, wanted))
+        for key in sorted(wanted.keys() | found.keys())
+    }
+    misfits = [key for key, (there, here) in shapes.items() if there != here]
+    if misfits:
+        unfit = {key.partition("/")[0] for key in misfits}
+        fitting = [side for side, parts in _PARTS.items() if not part and unfit.isdisjoint(parts)]
+        there, here = shapes[misfits[0]]
+        raise ConfigError(
+            f"train.init_from={place} does not fit: {misfits[0]} is {there} there and {here} in this network, set "
+            f"model.* and quantizer.latent_dim as there{''.join(f', or take only :{side}' for side in fitting)}"
+        )
     return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
