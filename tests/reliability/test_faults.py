@@ -1,4 +1,4 @@
-"""A short fault campaign; `python -m tests.reliability.faults` has 159 cases."""
+"""A short fault campaign; `python -m tests.reliability.faults` has 657 cases."""
 
 import collections
 import json
