@@ -195,7 +195,7 @@ def test_few_small_images_are_skipped_and_counted(tmp_path, data_dir, capsys):
     said = capsys.readouterr().out
     assert f"reading 12 images of photos in {folder} (passed over: 1 .tif) to train on" in said
     assert "13 images" in said
-    assert "to evaluate as all, 1 of them too small and skipped" in said
+    assert "to evaluate as all, 1 of them too small or damaged and skipped" in said
 
 
 @pytest.mark.parametrize(

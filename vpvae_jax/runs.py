@@ -57,7 +57,7 @@ class Run:
 def assemble(
     config: Config | None, workdir: pathlib.Path, mode: str, overrides: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """The experiment that a mode works with in a work directory; a training's data are checked. Nothing is written.
+    """The experiment that a mode works with in a work directory; the data are checked. Nothing is written.
 
     Args:
         config: None for the one that the work directory was trained with.
@@ -84,8 +84,8 @@ def assemble(
     experiment = Experiment(config)
     if is_stored or mode != "train":
         layout.check_may_follow(config, workdir, "train" if mode == "train" else "later")
-    if mode == "train":
-        reads = experiment.check_data()
+    if _evaluate in STAGES[mode]:
+        reads = experiment.check_data(to_train=mode == "train")
         if processes.is_first():
             print(f"reading {reads}", flush=True)
         with experiment.scorer():

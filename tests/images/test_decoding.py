@@ -445,7 +445,7 @@ class TestCheckSizes:
         return FolderSource(tmp_path, sorted(path.name for path in tmp_path.iterdir()))
 
     def test_more_than_a_tenth_too_small_is_an_error(self, source):
-        assert check_sizes(source, resize=0, min_side=12) == 0
+        assert check_sizes(source, resize=0, min_side=12) == 1  # bad.png, which is counted and no error
         with pytest.raises(
             DataError, match=r"1 of 3 images cannot be used \(b\.png has 12 x 40 pixels: too small for 16"
         ):
@@ -456,7 +456,7 @@ class TestCheckSizes:
         assert check_sizes(FolderSource(source._root, names), resize=0, min_side=16) == 1
 
     def test_resized_images_are_large_enough(self, source):
-        assert check_sizes(source, resize=16, min_side=16) == 0
+        assert check_sizes(source, resize=16, min_side=16) == 1
 
     def test_a_larger_source_is_sampled(self, source):
-        assert check_sizes(source, resize=0, min_side=32, max_images=2) == 0  # every second: b.png is not among them
+        assert check_sizes(source, resize=0, min_side=32, max_images=2) == 1  # every second: bad.png, not b.png

@@ -36,6 +36,13 @@ def _same(directory, arrays):
     return found.keys() == arrays.keys() and all(np.array_equal(found[name], arrays[name]) for name in arrays)
 
 
+def test_a_missing_directory_is_called_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="new does not exist: expected a tokenizer"):
+        Tokenizer.load(tmp_path / "new")
+    with pytest.raises(CheckpointError, match="holds no tokenizer: expected a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
 class TestSave:
     def test_comes_back(self, tokenizer, tmp_path, stored):
         tokenizer.save(tmp_path / "new")

@@ -149,8 +149,11 @@ class Experiment:
         """What scores one evaluation; see `Modality.scorer`."""
         return self.modality.scorer()
 
-    def check_data(self) -> str:
+    def check_data(self, *, to_train: bool = True) -> str:
         """Check what would stop the run hours later.
+
+        Args:
+            to_train: False for the data of evaluations alone.
 
         Returns:
             What the run reads, in one line.
@@ -158,10 +161,11 @@ class Experiment:
         Raises:
             DataError: a missing split, or too many examples that are too small.
         """
-        config = self.config
-        is_encoded = config.codebook.source == "data" and self.quantizer.fitted_afterwards
-        train_crop = max(config.data.crop, config.codebook.crop if is_encoded else 0)
-        parts = [self._checked(config.data.train_split, train_crop, "train on")]
+        config, parts = self.config, []
+        if to_train:
+            is_encoded = config.codebook.source == "data" and self.quantizer.fitted_afterwards
+            train_crop = max(config.data.crop, config.codebook.crop if is_encoded else 0)
+            parts = [self._checked(config.data.train_split, train_crop, "train on")]
         parts += [self._checked(split, config.data.eval_crop, f"evaluate as {split}") for split in config.eval.splits]
         return "; ".join(parts)
 
@@ -170,7 +174,7 @@ class Experiment:
 
         source = self.source(split)
         num_skipped = self.modality.check_source(source, crop)
-        skipped = f", {num_skipped} of them too small and skipped" if num_skipped else ""
+        skipped = f", {num_skipped} of them too small or damaged and skipped" if num_skipped else ""
         return f"{described(source, f'{self.modality.unit}s', self.data_name)} to {purpose}{skipped}"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -86,13 +87,18 @@ def write_results(
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Results by evaluation (see `evaluation_name`), without arrays; empty if nothing was evaluated.
+    """Results by evaluation (see `evaluation_name`, k16 before k128), without arrays; empty if nothing was evaluated.
 
     Raises:
         CheckpointError: a damaged file.
     """
-    files = sorted((workdir / layout.EVAL).glob("*.json"))
+    files = sorted((workdir / layout.EVAL).glob("*.json"), key=_by_number)
     return {file.stem: read_json(file) for file in files}
+
+
+def _by_number(file: pathlib.Path) -> list[str | int]:
+    parts = re.split(r"([0-9]+)", file.stem)  # each second one is a number
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def read_evaluations(workdir: pathlib.Path) -> dict[str, Evaluation]:

@@ -163,18 +163,19 @@ def check_sizes(source: FolderSource | TfdsSource, *, resize: int, min_side: int
         max_images: of a larger source, so many images spread over it are checked.
 
     Returns:
-        How many of those that were checked cannot be used for their size.
+        How many of those that were checked will be skipped: too small, too large, or with a damaged header.
 
     Raises:
-        DataError: more than a tenth of them.
+        DataError: more than a tenth of them cannot be used for their size.
     """
     refused: list[str] = []
-    num = 0
+    num = num_damaged = 0
     for index in range(0, len(source), -(-len(source) // max_images)):
         try:
             with source.open(index) as file, PIL.Image.open(file, formats=_FORMATS) as opened:
                 refusal = _refusal(opened.size, resize, min_side)
         except Exception:  # see Decoder
+            num_damaged += 1
             continue
         num += 1
         if refusal:
@@ -184,4 +185,4 @@ def check_sizes(source: FolderSource | TfdsSource, *, resize: int, min_side: int
             f"{len(refused)} of {num} images cannot be used ({refused[0]}): lower the crops (data.crop, "
             f"data.eval_crop, codebook.crop), set --config.data.resize to at least {min_side}, or remove them"
         )
-    return len(refused)
+    return num_damaged + len(refused)

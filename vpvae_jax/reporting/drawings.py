@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 
 from vpvae_jax.modality import label
@@ -47,6 +48,7 @@ def draw_curves(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> matplotlib
             if points:
                 axes.plot(*zip(*points, strict=True), linewidth=1, label=label(name))
         axes.set(title=_CURVES[key], xlabel="step", yscale="log" if key in _LOGARITHMIC else "linear")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if len(logs) > 1:
             axes.legend(fontsize=8)
@@ -68,7 +70,7 @@ def draw_code_usage(titled: Mapping[str, Line]) -> matplotlib.figure.Figure:
         usage = with_equal_use(f"CVU {evaluation.results['cvu']:.3f}", line.cvu_ceiling)
         used = f"{np.count_nonzero(evaluation.counts)} of {len(evaluation.counts)} codes used"
         axes.set(
-            title=f"{label(title)}: {usage} with {line.counts['num_tokens']} tokens, {used}",
+            title=f"{label(title)}\n{usage} with {line.counts['num_tokens']} tokens, {used}",
             xlabel="code, most used first",
             ylabel="share of tokens",
         )

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+import tqdm
 from absl import logging
 
 TRY_AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command may succeed
@@ -33,24 +34,35 @@ def quiet_libraries() -> Iterator[None]:
     hooks = threading.excepthook, sys.unraisablehook
     verbosity, once = logging.get_verbosity(), _Once()
     stream, asyncio = std_logging.getLogger("vpvae_jax.data.stream"), std_logging.getLogger("asyncio")
-    level, handler = asyncio.level, logging.get_absl_handler()
+    level, handler = asyncio.level, _Console()
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every save
     stream.addFilter(once)
     asyncio.setLevel(std_logging.CRITICAL)
-    handler.addFilter(_hides_orbax_tracebacks)
+    if not std_logging.root.handlers:  # otherwise a program around this one shows what is logged
+        std_logging.root.addHandler(handler)
     threading.excepthook, sys.unraisablehook = _show_thread_error, _show_unraisable
     try:
         yield
     finally:
         threading.excepthook, sys.unraisablehook = hooks
-        handler.removeFilter(_hides_orbax_tracebacks)
+        std_logging.root.removeHandler(handler)
         asyncio.setLevel(level)
         stream.removeFilter(once)
         logging.set_verbosity(verbosity)
 
 
-def _hides_orbax_tracebacks(record: std_logging.LogRecord) -> bool:
-    return not (record.exc_info and "orbax" in record.pathname)
+class _Console(std_logging.StreamHandler):
+    """Shows `warning: MESSAGE` on a line of its own: progress bars give theirs away and are drawn again below."""
+
+    def emit(self, record: std_logging.LogRecord) -> None:
+        """Show a record, but not the tracebacks that Orbax logs besides raising them."""
+        if not (record.exc_info and "orbax" in record.pathname):
+            with tqdm.tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
+
+    def format(self, record: std_logging.LogRecord) -> str:
+        """`level: MESSAGE`, with a traceback if there is one."""
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def _show_thread_error(args: threading.ExceptHookArgs) -> None:

@@ -66,7 +66,8 @@ def read(directory: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
     """
     path = directory / WEIGHTS
     if not path.exists():
-        raise CheckpointError(f"{directory} holds no tokenizer: fit a codebook first (--mode=fit_codebook)")
+        fact = "holds no tokenizer" if directory.exists() else "does not exist"
+        raise CheckpointError(f"{directory} {fact}: expected a tokenizer, which training or --mode=fit_codebook makes")
     try:
         with safetensors.safe_open(path, "np") as file:
             metadata = file.metadata() or {}

@@ -136,7 +136,7 @@ class Tokenizer:
         axes = self.modality.token_axes
         if indices.ndim != 1 + axes or not indices.size or not np.issubdtype(indices.dtype, np.integer):
             shape = "(n, height, width)" if axes == 2 else "(n, tokens)"
-            raise DataError(f"indices are {indices.dtype} {indices.shape}: expected whole numbers {shape}")
+            raise DataError(f"indices are {indices.dtype} {indices.shape}: expected a batch of whole numbers {shape}")
         lowest, highest = int(indices.min()), int(indices.max())
         if lowest < 0 or highest >= self.codebook_size:
             raise DataError(f"indices run from {lowest} to {highest} but codes are 0..{self.codebook_size - 1}")

@@ -132,9 +132,8 @@ def memory_need(compiled: jax.stages.Compiled) -> str:
         return f"XLA's {jax.default_backend()} backend does not tell how much memory it needs"
     parts = {
         "arguments": analysis.argument_size_in_bytes,
-        "outputs": analysis.output_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,  # others take an argument's place
         "temporaries": analysis.temp_size_in_bytes,
-        "aliased": -analysis.alias_size_in_bytes,
     }
     words = ", ".join(f"{name} {size / _GIBIBYTE:.3g}" for name, size in parts.items())
     return f"by XLA's analysis it needs {sum(parts.values()) / _GIBIBYTE:.3g} GiB a device ({words})"
