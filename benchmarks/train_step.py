@@ -19,6 +19,7 @@ each; medians of blocks. Blocks in which other processes took more than a tenth 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -101,10 +102,14 @@ class Ours:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.program = loop.compile_program(experiment)
-        self.state = loop.new_state(experiment, self.program.state_sharding)
+        self.restart()
         side = experiment.config.data.crop
         shape = (experiment.config.train.batch_size, side, side, 3)
         self.images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def restart(self) -> None:
+        """Go back to the state before the first update."""
+        self.state = loop.new_state(self.experiment, self.program.state_sharding)
 
     def set_params(self, params) -> None:
         """Replace all parameters of the state."""
@@ -131,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     scale = SMOKE if given.smoke else Scale(rounds=given.rounds, steps=given.steps)
     jax.config.update("jax_platforms", "cpu")
-    measures: Mapping[str, Callable[[Scale], dict[str, object]]] = {
+    ours = functools.cache(lambda quantizer: Ours(scale.experiment(quantizer)))  # each is compiled once
+    measures: Mapping[str, Callable[[Scale, Callable[[str], Ours]], dict[str, object]]] = {
         "step": measure_step,
         "quantizers": measure_quantizers,
         "input": measure_input,
@@ -141,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for part in given.parts or (PARTS if given.smoke else PARTS[:-1]):
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for JSON lines, not for TFDS and the loop
-                line = measures[part](scale)
+                line = measures[part](scale, ours)
             reporting.write(line)
     except (DifferentWorkError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -153,7 +159,7 @@ class DifferentWorkError(Exception):
     """The peer does not compute what we compute."""
 
 
-def measure_step(scale: Scale) -> dict[str, object]:
+def measure_step(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
     """Measure the seconds a step of ours and of PyTorch's."""
     try:
         import torch
@@ -162,7 +168,8 @@ def measure_step(scale: Scale) -> dict[str, object]:
     except ImportError as error:
         raise ImportError("PyTorch is missing, so there is no peer: pip install '.[benchmark]'") from error
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = Ours(scale.experiment("none"))
+    ours = ours_of("none")
+    ours.restart()
     ours.set_params(_disturbed(ours.state.params))
     params = jax.device_get(ours.state.params["network"])
     config = ours.experiment.config
@@ -255,9 +262,9 @@ def _check_same_work(torch, ours: Ours, peers, params, num_params: int) -> float
     return float(differences[worst])
 
 
-def measure_quantizers(scale: Scale) -> dict[str, object]:
+def measure_quantizers(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
     """Measure the seconds a step of ours by quantizer."""
-    sides = {name: Ours(scale.experiment(name)).steps for name in QUANTIZERS}
+    sides = {name: ours_of(name).steps for name in QUANTIZERS}
     seconds, about = take_turns(sides, scale.rounds, scale.steps)
     return {
         "what": "step by quantizer, configs/photos.py",
@@ -268,7 +275,7 @@ def measure_quantizers(scale: Scale) -> dict[str, object]:
     }
 
 
-def measure_input(scale: Scale) -> dict[str, object]:
+def measure_input(scale: Scale, _: Callable[[str], Ours]) -> dict[str, object]:
     """Measure the seconds a batch of the input pipeline alone, and its share of the loop's time as the loop logs it."""
     values = {
         "train.num_steps": scale.loop_steps,
@@ -303,7 +310,7 @@ def measure_input(scale: Scale) -> dict[str, object]:
     }
 
 
-def measure_trace(scale: Scale) -> dict[str, object]:
+def measure_trace(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
     """Measure the share of perturbation in the step of `vp`, from the events of a profiler trace.
 
     `quantizers/vp.py` names two scopes: `perturbation`, the draws, both searches and the acceptance, and
@@ -316,7 +323,7 @@ def measure_trace(scale: Scale) -> dict[str, object]:
     Median of several traces.
     """
     num_steps = scale.traced_steps
-    ours = Ours(scale.experiment("vp"))
+    ours = ours_of("vp")
     ours.steps(num_steps)
     text = ours.program.step.as_text()
     scopes = {scope: instructions_in_scope(text, scope) for scope in ("perturbation", "memory_push")}
@@ -388,7 +395,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def measure_paper(scale: Scale) -> dict[str, object]:
+def measure_paper(scale: Scale, _: Callable[[str], Ours]) -> dict[str, object]:
     """Compile the step of the paper's network from shapes alone."""
     experiment = scale.experiment("vp", scale.paper)
     program = loop.compile_program(experiment)
