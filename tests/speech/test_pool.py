@@ -243,6 +243,15 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
         assert dict(os.environ) == before
 
 
+def test_processes_that_start_at_once_leave_the_environment_as_it_was(monkeypatch):
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", lambda process: time.sleep(0.02))
+    before = dict(os.environ)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        starts = [threads.submit(scoring._SpawnProcess.start, scoring._SpawnProcess()) for _ in range(4)]
+    assert [start.exception() for start in starts] == [None] * 4
+    assert dict(os.environ) == before
+
+
 def test_leaving_early_ends_what_is_under_way():
     before = process_ids()
     with pytest.raises(KeyboardInterrupt), ScoringPool(CHEAP, num_workers=1) as pool:  # noqa: PT012

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import multiprocessing.context
 import os
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -35,6 +36,7 @@ _WORKER_ENVIRONMENT = {
     "VECLIB_MAXIMUM_THREADS": "1",
     "JAX_PLATFORMS": "cpu",
 }
+_environment_lock = threading.Lock()  # pebble starts processes from several threads
 
 
 @dataclasses.dataclass
@@ -192,7 +194,7 @@ def _is_lost(future: concurrent.futures.Future) -> bool:
 
 class _SpawnProcess(multiprocessing.context.SpawnProcess):
     def start(self) -> None:
-        with _environment(_WORKER_ENVIRONMENT):
+        with _environment_lock, _environment(_WORKER_ENVIRONMENT):
             super().start()
 
 
