@@ -202,6 +202,12 @@ class TestLoad:
         change, message = DESCRIPTIONS[what]
         self._assert_refused(_crafted(tmp_path / "crafted", stored[0], stored[1] | change), message)
 
+    @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", "[" * 10**5])
+    def test_a_description_that_is_no_object(self, stored, tmp_path, text):
+        metadata = {"vpvae_jax": text, "sha256": storage._digest(text, stored[0])}
+        (tmp_path / "weights.safetensors").write_bytes(safetensors.numpy.save(stored[0], metadata))
+        self._assert_refused(tmp_path, "is damaged .its description is no JSON object")
+
     def _assert_refused(self, directory, message):
         with pytest.raises(CheckpointError, match=message) as caught:
             Tokenizer.load(directory)

@@ -83,7 +83,10 @@ def read(directory: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         )
     if metadata.get(_DIGEST) != _digest(metadata[_ABOUT], arrays):
         raise damaged(directory, "its content has changed since it was written")
-    return arrays, json.loads(metadata[_ABOUT])
+    try:
+        return arrays, dict(json.loads(metadata[_ABOUT]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise damaged(directory, f"its description is no JSON object: {error}") from error
 
 
 def damaged(directory: pathlib.Path, reason: str) -> CheckpointError:
