@@ -137,17 +137,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale = SMOKE if given.smoke else Scale(rounds=given.rounds, steps=given.steps)
     jax.config.update("jax_platforms", "cpu")
     ours = functools.cache(lambda quantizer: Ours(scale.experiment(quantizer)))  # each is compiled once
-    measures: Mapping[str, Callable[[Scale, Callable[[str], Ours]], dict[str, object]]] = {
-        "step": measure_step,
-        "quantizers": measure_quantizers,
-        "input": measure_input,
-        "trace": measure_trace,
-        "paper": measure_paper,
+    measures: Mapping[str, Callable[[], dict[str, object]]] = {
+        "step": lambda: measure_step(scale, ours("none")),
+        "quantizers": lambda: measure_quantizers(scale, {name: ours(name) for name in QUANTIZERS}),
+        "input": lambda: measure_input(scale),
+        "trace": lambda: measure_trace(scale, ours("vp")),
+        "paper": lambda: measure_paper(scale),
     }
     try:
         for part in given.parts or (PARTS if given.smoke else PARTS[:-1]):
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for JSON lines, not for TFDS and the loop
-                line = measures[part](scale, ours)
+                line = measures[part]()
             reporting.write(line)
     except (DifferentWorkError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -159,7 +159,7 @@ class DifferentWorkError(Exception):
     """The peer does not compute what we compute."""
 
 
-def measure_step(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
+def measure_step(scale: Scale, ours: Ours) -> dict[str, object]:
     """Measure the seconds a step of ours and of PyTorch's."""
     try:
         import torch
@@ -168,7 +168,6 @@ def measure_step(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, obje
     except ImportError as error:
         raise ImportError("PyTorch is missing, so there is no peer: pip install '.[benchmark]'") from error
     torch.set_num_threads(os.cpu_count() or 1)
-    ours = ours_of("none")
     ours.restart()
     ours.set_params(_disturbed(ours.state.params))
     params = jax.device_get(ours.state.params["network"])
@@ -262,9 +261,9 @@ def _check_same_work(torch, ours: Ours, peers, params, num_params: int) -> float
     return float(differences[worst])
 
 
-def measure_quantizers(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
+def measure_quantizers(scale: Scale, ours: Mapping[str, Ours]) -> dict[str, object]:
     """Measure the seconds a step of ours by quantizer."""
-    sides = {name: ours_of(name).steps for name in QUANTIZERS}
+    sides = {name: ours[name].steps for name in QUANTIZERS}
     seconds, about = take_turns(sides, scale.rounds, scale.steps)
     return {
         "what": "step by quantizer, configs/photos.py",
@@ -275,7 +274,7 @@ def measure_quantizers(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str
     }
 
 
-def measure_input(scale: Scale, _: Callable[[str], Ours]) -> dict[str, object]:
+def measure_input(scale: Scale) -> dict[str, object]:
     """Measure the seconds a batch of the input pipeline alone, and its share of the loop's time as the loop logs it."""
     values = {
         "train.num_steps": scale.loop_steps,
@@ -310,7 +309,7 @@ def measure_input(scale: Scale, _: Callable[[str], Ours]) -> dict[str, object]:
     }
 
 
-def measure_trace(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, object]:
+def measure_trace(scale: Scale, ours: Ours) -> dict[str, object]:
     """Measure the share of perturbation in the step of `vp`, from the events of a profiler trace.
 
     `quantizers/vp.py` names two scopes: `perturbation`, the draws, both searches and the acceptance, and
@@ -323,7 +322,6 @@ def measure_trace(scale: Scale, ours_of: Callable[[str], Ours]) -> dict[str, obj
     Median of several traces.
     """
     num_steps = scale.traced_steps
-    ours = ours_of("vp")
     ours.steps(num_steps)
     text = ours.program.step.as_text()
     scopes = {scope: instructions_in_scope(text, scope) for scope in ("perturbation", "memory_push")}
@@ -395,7 +393,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def measure_paper(scale: Scale, _: Callable[[str], Ours]) -> dict[str, object]:
+def measure_paper(scale: Scale) -> dict[str, object]:
     """Compile the step of the paper's network from shapes alone."""
     experiment = scale.experiment("vp", scale.paper)
     program = loop.compile_program(experiment)

@@ -182,10 +182,7 @@ class TestInterruption:
         )
 
     @pytest.mark.system
-    @pytest.mark.parametrize(  # of SIGTERM CI tests what several processes do, see test_distributed
-        ("number", "code"),
-        [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.reliability)],
-    )
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
     def test_saves_and_the_same_command_resumes(self, tmp_path, data_dir, number, code):
         with self.start(tmp_path / "run", data_dir) as process:
             _wait(process, lambda: (tmp_path / "run" / "metrics.jsonl").exists() and _lines(tmp_path / "run") > 3)
